@@ -1,0 +1,402 @@
+"""Figures: results in, matplotlib Figures out; the only importer of matplotlib.
+
+Owns fonts that have Chinese and Japanese glyphs, colours that the colour-blind tell apart, and how
+each result is drawn. Touches no state of pyplot. Knows nothing of where a result comes from.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.ft2font import FT2Font
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+
+from lab.errors import MissingError, message
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+# Okabe and Ito (2008), told apart in every common form of colour blindness.
+COLOURS: Mapping[str, str] = {"zh": "#D55E00", "en": "#0072B2", "ja": "#009E73"}
+OTHER, QUIET = "#999999", "#E5E5E5"
+MARKS: Mapping[str, str] = {"zh": "o", "en": "s", "ja": "^"}
+NAMES: Mapping[str, str] = {"zh": "Chinese", "en": "English", "ja": "Japanese"}
+GLYPHS: Mapping[str, str] = {"zh": "zh-Hans", "en": "en", "ja": "ja"}  # BCP 47: shapes of Han
+
+_FONT_PACKAGE = "notojp_matplotlib"
+_FAMILIES = ("DejaVu Sans", "Noto Sans CJK JP")  # in this order, glyph by glyph
+_WIDTH = 9.0  # inches
+_MOST_BARS = 44  # per language; above, the largest and the smallest are shown
+_LONGEST_NAME = 32  # columns of a class's name that fit beside a bar; a CJK character takes two
+_SILENCE_DBFS = -100.0  # where a recording of zeros is drawn
+
+_P = ParamSpec("_P")
+
+
+@cache
+def _add_fonts() -> None:
+    """Make the CJK font known; importing its package would change the defaults of all figures."""
+    found = importlib.util.find_spec(_FONT_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise MissingError(
+            message(
+                "figures need a font with Chinese and Japanese glyphs",
+                got=f"no package {_FONT_PACKAGE}",
+                remedy="pip install notojp-matplotlib",
+            )
+        )
+    for folder in found.submodule_search_locations:
+        for file in sorted((Path(folder) / "fonts").glob("*.otf")):
+            fontManager.addfont(file)
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    """Return the code points that have a glyph."""
+    return frozenset(
+        code for family in _FAMILIES for code in FT2Font(fontManager.findfont(family)).get_charmap()
+    )
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Set fonts and sizes for what is drawn inside, and leave the defaults as they were."""
+    _add_fonts()
+    with mpl.rc_context(
+        {
+            "font.family": list(_FAMILIES),
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "grid.color": QUIET,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+        }
+    ):
+        yield
+
+
+def _styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    @wraps(draw)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        with _style():
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def balance(classes: pd.DataFrame, *, title: str = "Rows per class") -> Figure:
+    """Draw the rows of each class, a panel per language, largest first.
+
+    Args:
+        classes: language, annotation, rows; one row per class, of one table.
+        title: stands above, followed by n.
+    """
+    languages = _languages(classes["language"])
+    shown = {name: _most_and_least(classes[classes["language"] == name]) for name in languages}
+    bars = max((len(part) for part in shown.values()), default=0)
+    figure = Figure(figsize=(_WIDTH * 1.2, max(2.2, 1.0 + 0.19 * bars)))
+    if not languages:
+        return _nothing(figure, title)
+    axes = figure.subplots(1, len(languages), squeeze=False, sharex=True)[0]
+    for axis, name in zip(axes, languages, strict=True):
+        part = shown[name]
+        places = np.arange(len(part))
+        axis.barh(places, part["rows"], color=COLOURS.get(name, OTHER), height=0.75)
+        axis.set_yticks(places, [_cut(text) for text in part["annotation"]])
+        for label in axis.get_yticklabels():
+            label.set_language(GLYPHS.get(name))
+            label.set_fontsize(8)
+        axis.set_ylim(bars - 0.4, -0.6)
+        axis.grid(visible=False, axis="y")
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.set_xlabel("rows")
+        whole = classes[classes["language"] == name]
+        left = len(whole) - len(part)
+        note = f"\n{len(part)} of {len(whole)}: largest and smallest" if left else ""
+        axis.set_title(
+            f"{_name(name)}: {len(whole)} classes, n = {_count(whole['rows'].sum())}{note}"
+        )
+    figure.suptitle(f"{title}, n = {_count(classes['rows'].sum())}")
+    return figure
+
+
+@_styled
+def lengths(summary: pd.DataFrame, *, title: str = "Length of texts") -> Figure:
+    """Draw the spread of text lengths, a panel per field and unit, a box per language.
+
+    Args:
+        summary: field, language, unit, n and the percentiles p0, p5, p25, p50, p75, p95, p100.
+        title: stands above.
+    """
+    panels = list(dict.fromkeys(zip(summary["field"], summary["unit"], strict=True)))
+    figure = Figure(figsize=(_WIDTH, 1.0 + 1.7 * max(1, math.ceil(len(panels) / 2))))
+    if not panels:
+        return _nothing(figure, title)
+    columns = min(2, len(panels))
+    axes = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).ravel()
+    for axis, (field, unit) in zip(axes, panels, strict=False):
+        part = summary[(summary["field"] == field) & (summary["unit"] == unit)]
+        names = _languages(part["language"])
+        for place, name in enumerate(names):
+            one = part[part["language"] == name].iloc[0]
+            colour = COLOURS.get(name, OTHER)
+            axis.plot([one["p0"], one["p100"]], [place, place], ":", color=colour, linewidth=1)
+            axis.plot([one["p5"], one["p95"]], [place, place], "-", color=colour, linewidth=1.5)
+            width = one["p75"] - one["p25"]
+            axis.barh(place, width, left=one["p25"], height=0.5, color=colour, alpha=0.55)
+            axis.plot([one["p50"]] * 2, [place - 0.25, place + 0.25], color="black", linewidth=2)
+        labels = [
+            f"{_name(name)}\nn = {_count(part[part['language'] == name]['n'].iloc[0])}"
+            for name in names
+        ]
+        axis.set_yticks(range(len(names)), labels)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_xlim(left=0)
+        axis.grid(visible=False, axis="y")
+        axis.set_xlabel(f"{unit} of the {field}")
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    figure.suptitle(f"{title}: median, middle half (box), 5 to 95 % (line), all (dotted)")
+    return figure
+
+
+@_styled
+def coverage(shares: pd.DataFrame, *, title: str = "Items that have each language") -> Figure:
+    """Draw which share of a table's groups or images have a row in each language.
+
+    Args:
+        shares: table, language, items, share.
+        title: stands above.
+    """
+    tables = list(dict.fromkeys(shares["table"]))
+    languages = _languages(shares["language"])
+    figure = Figure(figsize=(_WIDTH, 1.1 + 0.28 * max(1, len(tables) * (len(languages) + 1))))
+    if not tables:
+        return _nothing(figure, title)
+    axis = figure.subplots()
+    for place, name in enumerate(languages):
+        part = shares[shares["language"] == name].set_index("table").reindex(tables)
+        at = np.arange(len(tables)) * (len(languages) + 1) + place
+        values = part["share"].to_numpy(dtype=float)
+        axis.barh(at, values, color=COLOURS.get(name, OTHER), height=0.8)
+        for y, value in zip(at, values, strict=True):
+            if not math.isnan(value):
+                axis.text(1.01, y, f"{_name(name)} {100 * value:.4g} %", va="center", fontsize=8)
+    middles = np.arange(len(tables)) * (len(languages) + 1) + (len(languages) - 1) / 2
+    items = shares.groupby("table")["items"].first()
+    axis.set_yticks(middles, [f"{name}\nn = {_count(items[name])}" for name in tables])
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.grid(visible=False, axis="y")
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axis.set_xlabel("share of items (FAQ and speech: groups)")
+    axis.set_title(f"{title}, n = {_count(items.sum())} items")
+    return figure
+
+
+@_styled
+def question_map(points: pd.DataFrame, *, embedding: str, title: str = "Questions") -> Figure:
+    """Draw the map of the questions: what is close is worded alike; the axes have no unit.
+
+    Args:
+        points: x, y, language.
+        embedding: what the places were made with; stands below.
+        title: stands above, followed by n.
+    """
+    figure = Figure(figsize=(_WIDTH, 6.2))
+    if points.empty:
+        return _nothing(figure, title)
+    axis = figure.subplots()
+    for name in _languages(points["language"]):
+        part = points[points["language"] == name]
+        axis.scatter(
+            part["x"],
+            part["y"],
+            s=_dot(len(points)),
+            marker=MARKS.get(name, "x"),
+            color=COLOURS.get(name, OTHER),
+            alpha=0.7,
+            linewidths=0,
+            label=f"{_name(name)} ({_count(len(part))})",
+            rasterized=True,
+        )
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_xlabel(f"no unit: what is close is worded alike\n{embedding}")
+    axis.set_title(f"{title}, n = {_count(len(points))}")
+    _legend_beside(axis)
+    return figure
+
+
+@_styled
+def images(facts: pd.DataFrame, *, title: str = "Images") -> Figure:
+    """Draw sharpness over brightness, an image a dot; what was found about it by colour and mark.
+
+    Args:
+        facts: brightness (0-255), sharpness (variance of the Laplacian), finding ("" for none).
+        title: stands above, followed by n.
+    """
+    figure = Figure(figsize=(_WIDTH, 4.6))
+    if facts.empty:
+        return _nothing(figure, title)
+    axis = figure.subplots()
+    kinds = facts["finding"].map(_kind_of_finding)
+    for number, kind in enumerate(["", *sorted(set(kinds) - {""})]):
+        part = facts[kinds == kind]
+        axis.scatter(
+            part["brightness"],
+            np.maximum(part["sharpness"], 0.1),
+            **_finding_style(number, len(facts)),
+            label=f"{kind or 'nothing found'} ({_count(len(part))})",
+        )
+    axis.set_yscale("log")
+    axis.set_xlim(0, 255)
+    axis.set_xlabel("brightness (mean luma, 0 black to 255 white)")
+    axis.set_ylabel("sharpness (variance of the Laplacian)")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_title(f"{title}, n = {_count(len(facts))}")
+    _legend_beside(axis)
+    return figure
+
+
+@_styled
+def audio(facts: pd.DataFrame, *, title: str = "Recordings") -> Figure:
+    """Draw duration and loudness of recordings: how many of each, by language.
+
+    Args:
+        facts: language, duration_s, rms_dbfs (minus infinity for zeros), finding ("" for none).
+        title: stands above, followed by n.
+    """
+    figure = Figure(figsize=(_WIDTH, 3.8))
+    if facts.empty:
+        return _nothing(figure, title)
+    left, right = figure.subplots(1, 2)
+    loudness = facts["rms_dbfs"].clip(lower=_SILENCE_DBFS)
+    longest = max(float(facts["duration_s"].max()), 0.1)
+    quietest = min(-40.0, 10.0 * math.floor(float(loudness.min()) / 10))
+    bins = 16 if len(facts) < 300 else 31
+    for axis, values, edges in (
+        (left, facts["duration_s"], np.linspace(0, longest, bins)),
+        (right, loudness, np.linspace(quietest, 0, bins)),
+    ):
+        for name in _languages(facts["language"]):
+            part = values[facts["language"] == name]
+            axis.hist(
+                part,
+                bins=edges,
+                histtype="step",
+                linewidth=1.8,
+                linestyle={"zh": "-", "en": "--", "ja": "-."}.get(name, ":"),
+                color=COLOURS.get(name, OTHER),
+                label=f"{_name(name)} ({_count(len(part))})",
+            )
+        flagged = values[facts["finding"] != ""]
+        if len(flagged):
+            axis.plot(
+                flagged,
+                np.zeros(len(flagged)),
+                "x",
+                color="black",
+                markersize=7,
+                markeredgewidth=1.5,
+                clip_on=False,
+                zorder=5,
+                label=f"something found ({_count(len(flagged))})",
+            )
+        axis.set_ylabel("recordings")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_ylim(bottom=0)
+    left.set_xlabel("duration (s)")
+    right.set_xlabel(f"loudness (RMS, dBFS; silence stands at {_SILENCE_DBFS:g})")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.suptitle(f"{title}, n = {_count(len(facts))}")
+    return figure
+
+
+def _nothing(figure: Figure, title: str) -> Figure:
+    figure.set_size_inches(_WIDTH, 1.6)
+    figure.text(0.5, 0.5, f"{title}: nothing to draw, n = 0", ha="center", va="center")
+    return figure
+
+
+def _languages(column: pd.Series) -> list[str]:
+    """Return the languages that occur, the usual three first and in their order."""
+    present = dict.fromkeys(column)
+    return [name for name in COLOURS if name in present] + sorted(
+        name for name in present if name not in COLOURS
+    )
+
+
+def _name(language: str) -> str:
+    return NAMES.get(language, language)
+
+
+def _count(number: float) -> str:
+    return f"{int(number):,}" if number >= 10_000 else str(int(number))
+
+
+def _cut(text: str) -> str:
+    """Return a class's name as it can be drawn: short, and a box for what has no glyph."""
+    drawable = _drawable()
+    text = "".join(char if char.isprintable() and ord(char) in drawable else "□" for char in text)
+    widths = np.cumsum([2 if char >= "\u2e80" else 1 for char in text])
+    if len(text) and widths[-1] > _LONGEST_NAME:
+        text = text[: int(np.searchsorted(widths, _LONGEST_NAME - 1, side="right"))] + "…"
+    return text.replace("$", r"\$")  # else it would begin mathematics
+
+
+def _most_and_least(classes: pd.DataFrame) -> pd.DataFrame:
+    ordered = classes.sort_values(
+        ["rows", "annotation"], ascending=[False, True], kind="stable", ignore_index=True
+    )
+    if len(ordered) <= _MOST_BARS:
+        return ordered
+    half = _MOST_BARS // 2
+    return ordered.iloc[[*range(half), *range(len(ordered) - half, len(ordered))]]
+
+
+def _dot(n: int) -> float:
+    return float(np.clip(9000 / max(n, 1), 8, 40))
+
+
+def _kind_of_finding(finding: str) -> str:
+    """Return a finding without its particulars: ``too dark (mean luma 12)`` is ``too dark``."""
+    return "shows the same as another" if finding.startswith("shows") else finding.split(" (")[0]
+
+
+def _finding_style(number: int, n: int) -> dict[str, object]:
+    if number == 0:
+        return {"s": _dot(n), "color": OTHER, "marker": "o", "alpha": 0.6, "linewidths": 0}
+    colours = ("#D55E00", "#0072B2", "#CC79A7", "#009E73", "#000000", "#56B4E9")
+    marks = "XDP^vs"
+    place = (number - 1) % len(marks)
+    return {"s": 50, "color": colours[place], "marker": marks[place], "zorder": 3}
+
+
+def _legend_beside(axis: Axes) -> None:
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.3)

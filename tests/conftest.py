@@ -1,0 +1,156 @@
+"""Small projects and corpora for the tests; everything is made in temporary folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from filelock import FileLock
+
+from lab import machine, synthesis
+from lab.params import Scale
+
+ROOT = Path(__file__).resolve().parent.parent
+LAB = Path(sys.executable).with_name("lab")
+GOOD_END = (
+    "from lab import slo\n"
+    'slo.Conclusion([slo.Metric("answer_f1", 0.9, unit="share", n=10, ci=(0.8, 0.95))])'
+)
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository itself."""
+    return ROOT
+
+
+@pytest.fixture
+def make_project(tmp_path: Path) -> Callable[..., Path]:
+    """Make a project folder with its own params, notebooks and a tiny FAQ per tenant."""
+
+    def make(
+        notebooks: Mapping[str, Sequence[str]], *, tenants: Sequence[str] = ("medical",)
+    ) -> Path:
+        project = tmp_path / "project"
+        shutil.copytree(ROOT / "params", project / "params")
+        for path in (project / "params" / "tenants").glob("*.yaml"):
+            if path.stem not in tenants:
+                path.unlink()
+        shutil.copy(ROOT / "constraints.txt", project)
+        (project / "reports").mkdir()
+        settings = project / "params" / "lab.yaml"
+        text = settings.read_text("utf-8")
+        begin = text.index("notebooks:  ")
+        end = text.index("profiles:")
+        settings.write_text(text[:begin] + "notebooks: {}\n\n" + text[end:], "utf-8")
+        for name, cells in notebooks.items():
+            write_notebook(project / "notebooks" / f"{name}.ipynb", cells)
+        for tenant in tenants:
+            folder = project / "data" / tenant
+            folder.mkdir(parents=True)
+            rows = [
+                {"question": f"问题{i}怎么办？", "answer": f"办法{i}。", "language": "zh", "annotation": "问题"}
+                for i in range(5)
+            ]
+            (folder / "faq.json").write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
+        return project
+
+    return make
+
+
+def write_notebook(path: Path, cells: Sequence[str]) -> None:
+    """Write a notebook: a title, the common parameters, then the given code cells."""
+    parameters = (
+        'tenant: str = "medical"  # slug\nprofile: str = "demo"  # profile\n'
+        "seed: int = 0  # seed\noverrides: list = []  # as --set takes them"
+    )
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# A notebook for tests"),
+            nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            *(nbformat.v4.new_code_cell(source) for source in cells),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+def lab(project: Path, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the lab's command line in a project, as a person would."""
+    return subprocess.run(
+        [str(LAB), *words], cwd=project, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def processes_of(project: Path) -> list[psutil.Process]:
+    """Return the living processes that work in a project: workers and kernels."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if Path(process.cwd()).is_relative_to(project) and process.pid != psutil.Process().pid:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped params and notebooks with a small demo corpus, defects planted, made once."""
+    shared = tmp_path_factory.getbasetemp().parent / "demo-project"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "data" / "medical").is_dir():
+            copy_project(shared)
+            recipe = synthesis.Recipe(
+                tenant="medical",
+                scale=Scale(faq=240, images=40, speech=40, joint=10),
+                seed=1,
+                defect_share=0.1,
+            )
+            synthesis.make(recipe, shared / "data" / "medical", jobs=1)
+    return shared
+
+
+@pytest.fixture
+def fresh_project(demo_project: Path, tmp_path: Path) -> Path:
+    """A private copy of the demo project, to be changed at will."""
+    shutil.copytree(demo_project, tmp_path / "demo", ignore=shutil.ignore_patterns("reports", ".cache"))
+    (tmp_path / "demo" / "reports").mkdir()
+    return tmp_path / "demo"
+
+
+def copy_project(folder: Path) -> None:
+    """Copy what a project consists of besides its data."""
+    for name in ("params", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copy(ROOT / "constraints.txt", folder)
+    (folder / "reports").mkdir()
+
+
+def require_browser() -> str:
+    """Return the path of Chromium, or skip the test with the reason."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = machine.browser()
+    if found is None:
+        pytest.skip(f"none of {', '.join(machine.BROWSERS)} is installed")
+    return found
+
+
+BROWSER_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]

@@ -1,0 +1,299 @@
+"""Notebooks that end well and in every bad way, run by the real command line and real kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from conftest import GOOD_END, LAB, lab, processes_of, write_notebook
+
+from lab import execute
+from lab.errors import UsageError
+
+pytestmark = pytest.mark.slow
+
+GOOD = ["x = 1", GOOD_END]
+CONTRACT = {"schema", "tenant", "notebook", "profile", "status", "run_key", "started", "seconds",
+            "provenance", "metrics"}
+
+
+def record(project, notebook, tenant="medical"):
+    return json.loads((project / "reports" / tenant / f"{notebook}.metrics.json").read_text("utf-8"))
+
+
+def html(project, notebook, tenant="medical"):
+    return (project / "reports" / tenant / f"{notebook}.html").read_text("utf-8")
+
+
+def assert_failed(project, notebook, reason, outcome):
+    """The one shape of every failure: told, recorded, shown, and nothing left running."""
+    assert outcome.returncode == 1, outcome.stderr
+    assert reason in outcome.stderr
+    found = record(project, notebook)
+    assert found["status"] == "failed"
+    assert reason in found["error"]
+    assert reason in html(project, notebook)
+    notebook_left = nbformat.read(project / "reports" / "medical" / f"{notebook}.ipynb", as_version=4)
+    assert notebook_left.metadata["tuning_lab"]["status"] == "failed"
+    assert wait_for(lambda: not processes_of(project)), processes_of(project)
+    assert "Traceback" not in outcome.stderr
+
+
+def wait_for(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def start(project, *words):
+    return subprocess.Popen(
+        [str(LAB), "run", *words], cwd=project, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_good_run_leaves_three_files_and_is_reused(make_project):
+    project = make_project({"01_toy": GOOD})
+    first = lab(project, "run")
+    assert first.returncode == 0, first.stderr
+    found = record(project, "01_toy")
+    assert set(found) >= CONTRACT
+    assert (found["status"], found["metrics"][0]["value"]) == ("ok", 0.9)
+    assert found["provenance"]["data"].startswith("sha256:")
+    assert (project / "reports" / "index.html").is_file()
+    second = lab(project, "run")
+    assert second.returncode == 0
+    assert "reused  nothing has changed" in second.stderr
+    assert record(project, "01_toy") == found
+    assert not processes_of(project)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("notebook", "changed: notebook"),
+        ("data", "changed: data"),
+        ("parameters", "changed: parameters"),
+        ("packages", "changed: packages"),
+        ("report", "01_toy.html is missing or not as it was written"),
+        ("record", "not run yet"),
+    ],
+)
+def test_whatever_a_result_depends_on_makes_it_run_again(make_project, change, reason):
+    project = make_project({"01_toy": GOOD})
+    assert lab(project, "run").returncode == 0
+    words = []
+    if change == "notebook":
+        write_notebook(project / "notebooks" / "01_toy.ipynb", ["x = 2", GOOD_END])
+    elif change == "data":
+        path = project / "data" / "medical" / "faq.json"
+        path.write_text(path.read_text("utf-8").replace("办法0", "方法0"), "utf-8")
+    elif change == "parameters":
+        words = ["--set", "seed=3"]
+    elif change == "packages":
+        (project / "constraints.txt").write_text("numpy==1.0\n")
+    elif change == "report":
+        (project / "reports" / "medical" / "01_toy.html").write_text("torn")
+    else:
+        (project / "reports" / "medical" / "01_toy.metrics.json").write_text("{")
+    again = lab(project, "run", *words)
+    assert again.returncode == 0
+    assert all(word in again.stderr for word in reason.split(": ")), again.stderr
+
+
+@pytest.mark.parametrize(
+    ("cells", "words", "reason"),
+    [
+        pytest.param(["raise ValueError('too <b>bad</b>'[:7])"], [], "ValueError: too <b>"[:15], id="raises"),
+        pytest.param(["import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], [], "the kernel died", id="killed"),
+        pytest.param(
+            ["import time; time.sleep(60)"],
+            ["--set", "execution.cell_timeout_s=1.0"],
+            "cell_timeout_s = 1 s",
+            id="cell-timeout",
+        ),
+        pytest.param(
+            ["import time; time.sleep(60)"],
+            ["--set", "execution.notebook_timeout_s=15.0"],
+            "notebook_timeout_s = 15 s",
+            id="deadline",
+        ),
+        pytest.param(["import sys; sys.exit(0)"], [], "SystemExit", id="exit-0"),
+        pytest.param(["x = 1"], [], "must show a lab.slo.Conclusion", id="no-conclusion"),
+    ],
+)
+def test_a_bad_end_is_a_failure_and_the_others_finish(make_project, cells, words, reason):
+    project = make_project({"01_bad": [*cells, GOOD_END] if cells != ["x = 1"] else cells, "02_good": GOOD})
+    outcome = lab(project, "run", *words)
+    assert_failed(project, "01_bad", reason, outcome)
+    assert record(project, "02_good")["status"] == "ok"
+    assert lab(project, "run", "--notebook", "02_good").returncode == 0
+
+
+def test_a_failure_keeps_the_last_good_report(make_project):
+    project = make_project({"01_toy": GOOD})
+    assert lab(project, "run").returncode == 0
+    good = html(project, "01_toy")
+    write_notebook(project / "notebooks" / "01_toy.ipynb", ["1 / 0", GOOD_END])
+    assert_failed(project, "01_toy", "ZeroDivisionError", lab(project, "run"))
+    assert html(project, "01_toy.last_good") == good
+    assert "01_toy.last_good.html" in html(project, "01_toy")
+    write_notebook(project / "notebooks" / "01_toy.ipynb", GOOD)
+    assert lab(project, "run").returncode == 0
+    assert not list((project / "reports" / "medical").glob("*last_good*"))
+
+
+def test_an_undeclared_parameter_fails_before_the_first_cell(make_project):
+    project = make_project({"01_toy": ["open('ran', 'w').close()", GOOD_END]})
+    outcome = lab(project, "run", "--set", "notebooks.01_toy.wrost_rows=3")
+    assert outcome.returncode == 1
+    assert "got 'wrost_rows'" in outcome.stderr
+    assert not (project / "ran").exists()
+
+
+def test_ctrl_c_leaves_a_failed_report_and_no_process(make_project):
+    project = make_project({"01_slow": ["open('at-work', 'w').close()", "import time; time.sleep(60)", GOOD_END],
+                            "02_later": GOOD})
+    run = start(project, "--jobs", "1")
+    assert wait_for((project / "at-work").exists, 60)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 1, errors
+    assert "interrupted by Ctrl-C" in record(project, "01_slow")["error"]
+    assert "interrupted by Ctrl-C" in html(project, "01_slow")
+    assert not (project / "reports" / "medical" / "02_later.html").exists()
+    assert wait_for(lambda: not processes_of(project))
+    assert lab(project, "run", "--notebook", "02_later").returncode == 0
+
+
+def test_a_killed_driver_leaves_no_kernel_and_no_success(make_project):
+    project = make_project({"01_slow": ["open('at-work', 'w').close()", "while True: pass", GOOD_END]})
+    run = start(project)
+    assert wait_for((project / "at-work").exists, 60)
+    run.kill()
+    run.communicate(timeout=30)
+    assert wait_for(lambda: not processes_of(project), 20), processes_of(project)
+    assert not (project / "reports" / "medical" / "01_slow.metrics.json").exists()
+
+
+def test_a_killed_worker_is_buried_by_another(make_project):
+    project = make_project({"01_slow": ["open('at-work', 'w').close()", "import time; time.sleep(60)", GOOD_END],
+                            "02_good": GOOD})
+    run = start(project, "--jobs", "1")
+    assert wait_for((project / "at-work").exists, 60)
+    workers = [one for one in processes_of(project) if "lab.worker" in " ".join(one.cmdline())]
+    assert len(workers) == 1
+    workers[0].kill()
+    _, errors = run.communicate(timeout=90)
+    assert run.returncode == 1, errors
+    assert "the process that ran the notebook died" in record(project, "01_slow")["error"]
+    assert "at-work" in html(project, "01_slow")  # as far as it came
+    assert record(project, "02_good")["status"] == "ok"
+    assert wait_for(lambda: not processes_of(project))
+
+
+def test_two_runs_at_once_do_the_work_once(make_project):
+    cell = "import os, time; open(f'ran-{os.getpid()}', 'w').close(); time.sleep(3)"
+    project = make_project({"01_toy": [cell, GOOD_END]})
+    runs = [start(project), start(project)]
+    answers = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], answers
+    assert len(list(project.glob("ran-*"))) == 1
+    assert sum("waiting for it" in answer for answer in answers) == 1
+    assert sum("reused" in answer for answer in answers) == 1
+    assert record(project, "01_toy")["status"] == "ok"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_keeps_the_good_report_and_says_where_the_rest_is(make_project):
+    project = make_project({"01_toy": GOOD})
+    reports = project / "reports"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(reports)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted: {mounted.stderr!r}")
+    try:
+        assert lab(project, "run").returncode == 0
+        good = html(project, "01_toy")
+        write_notebook(project / "notebooks" / "01_toy.ipynb", ["print('x' * 400_000)", GOOD_END])
+        outcome = lab(project, "run")
+        assert outcome.returncode == 1
+        assert "could not be written" in outcome.stderr
+        left = outcome.stderr.split("was left in ")[1].split()[0]
+        assert "x" * 1000 in Path(left, "01_toy.ipynb").read_text("utf-8")
+        shutil.rmtree(left)
+        assert html(project, "01_toy") == good
+        assert not list((reports / "medical").glob(".writing-*"))
+    finally:
+        subprocess.run(["umount", "-l", str(reports)], check=True)
+
+
+def test_a_broken_corpus_or_notebook_fails_alone(make_project):
+    project = make_project({"01_toy": GOOD}, tenants=("ecommerce", "medical"))
+    (project / "notebooks" / "02_torn.ipynb").write_text('{"cells": [')
+    outcome = lab(project, "run")
+    assert outcome.returncode == 1
+    assert "a notebook must be valid JSON of nbformat 4, got '02_torn.ipynb'" in outcome.stderr
+    assert record(project, "01_toy")["status"] == record(project, "01_toy", "ecommerce")["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["medcal"], "did you mean medical"),
+        (["--profile", "quick"], "smoke, demo, full"),
+        (["--notebook", "99"], "must be one of 01_toy"),
+        (["--set", "seed=x"], "seed: must be a valid integer"),
+        (["--set", "data.max_row=1"], "did you mean max_rows"),
+        (["--jobs", "0"], "--jobs"),
+        (["--nonsense"], "No such option"),
+        (["../medical"], "tenant"),
+    ],
+)
+def test_wrong_usage_is_one_message_and_exit_2(make_project, words, message):
+    project = make_project({"01_toy": GOOD})
+    outcome = lab(project, "run", *words)
+    assert outcome.returncode == 2
+    assert message in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not (project / "reports" / "medical").exists()
+
+
+def test_a_dry_run_shows_values_with_their_places_and_runs_nothing(make_project):
+    project = make_project({"01_toy": GOOD})
+    outcome = lab(project, "run", "--dry-run", "--profile", "smoke", "--set", "seed=4")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "sample.faq" in outcome.stdout
+    assert "(profile smoke)" in outcome.stdout
+    assert "--set" in outcome.stdout
+    assert not (project / "reports" / "medical").exists()
+
+
+def test_notebooks_are_chosen_by_number_name_or_file():
+    known = ["01_data_analysis", "02_quantization"]
+    assert execute.choose([], known) == known
+    assert execute.choose(["2", "01", "notebooks/01_data_analysis.ipynb"], known) == [
+        "02_quantization",
+        "01_data_analysis",
+    ]
+    with pytest.raises(UsageError):
+        execute.choose(["3"], known)
+
+
+def test_nothing_of_a_kernel_stays_after_a_good_run(make_project):
+    before = {process.pid for process in psutil.process_iter()}
+    project = make_project({"01_toy": ["import subprocess; subprocess.Popen(['sleep', '300'])", GOOD_END]})
+    assert lab(project, "run").returncode == 0
+    assert wait_for(lambda: not processes_of(project))
+    assert before  # the machine's own processes were there to compare with

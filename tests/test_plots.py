@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lab import plots
+
+LANGUAGES = ("zh", "en", "ja")
+CLASSES = {"zh": "退货流程", "en": "Return process", "ja": "返品プロセス"}
+
+
+def png(figure):
+    """Render; warnings, such as a missing glyph, are errors here. Returns (height, width, 3)."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=60)
+    return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def texts(figure):
+    found = [text.get_text() for text in figure.findobj(mpl.text.Text)]
+    return [text for text in found if text]
+
+
+def classes(count=3):
+    rows = [
+        {"language": language, "annotation": f"{CLASSES[language]}{number}", "rows": number + 1}
+        for language in LANGUAGES
+        for number in range(count)
+    ]
+    return pd.DataFrame(rows)
+
+
+def lengths():
+    rows = [
+        {"field": field, "language": language, "unit": unit, "n": 10}
+        | {f"p{p}": p // 5 + 3 for p in (0, 5, 25, 50, 75, 95, 100)}
+        for field in ("question", "answer")
+        for unit in ("characters", "tokens")
+        for language in LANGUAGES
+    ]
+    return pd.DataFrame(rows)
+
+
+def coverage():
+    rows = [
+        {"table": table, "language": language, "items": 20, "share": share}
+        for table in ("faq", "images")
+        for language, share in zip(LANGUAGES, (1.0, 0.95, 0.0), strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def points(n=30):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "x": rng.normal(size=n),
+            "y": rng.normal(size=n),
+            "language": [LANGUAGES[at % 3] for at in range(n)],
+        }
+    )
+
+
+def images(n=12):
+    findings = ["", "too dark (mean luma 5)", "shows the same as images/a.jpg", "label disagrees"]
+    return pd.DataFrame(
+        {
+            "brightness": np.linspace(0, 255, n),
+            "sharpness": np.linspace(0, 300, n),
+            "finding": [findings[at % 4] for at in range(n)],
+        }
+    )
+
+
+def audio(n=30):
+    return pd.DataFrame(
+        {
+            "language": [LANGUAGES[at % 3] for at in range(n)],
+            "duration_s": np.linspace(1, 6, n),
+            "rms_dbfs": [-np.inf, *np.linspace(-40, -10, n - 1)],
+            "finding": ["silent (100% of the time)"] + [""] * (n - 1),
+        }
+    )
+
+
+FIGURES = {
+    "balance": (plots.balance, classes, {}),
+    "lengths": (plots.lengths, lengths, {}),
+    "coverage": (plots.coverage, coverage, {}),
+    "question_map": (plots.question_map, points, {"embedding": "character n-grams"}),
+    "images": (plots.images, images, {}),
+    "audio": (plots.audio, audio, {}),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_render_say_n_and_leave_their_data_alone(name):
+    draw, data, extra = FIGURES[name]
+    frame = data()
+    pixels = png(draw(frame, **extra))
+    assert frame.equals(data())
+    assert (pixels != 255).any(axis=2).mean() > 0.01
+    assert any("n = " in text for text in texts(draw(frame, **extra)))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_to_draw_is_said(name):
+    draw, data, extra = FIGURES[name]
+    figure = draw(data().iloc[:0], **extra)
+    png(figure)
+    assert any("nothing to draw, n = 0" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_data_give_the_same_picture(name):
+    draw, data, extra = FIGURES[name]
+    assert np.array_equal(png(draw(data(), **extra)), png(draw(data(), **extra)))
+
+
+def test_chinese_and_japanese_glyphs_are_drawn():
+    frame = pd.DataFrame(
+        {
+            "language": ["zh", "ja", "ja"],
+            "annotation": ["退货流程", "返品プロセス", "髙島屋"],
+            "rows": [3, 2, 1],
+        }
+    )
+    figure = plots.balance(frame)
+    png(figure)  # a glyph that is missing warns, and a warning is an error
+    labels = {label.get_text(): label for label in figure.axes[0].get_yticklabels()}
+    assert labels["退货流程"].get_language() == "zh-Hans"
+    assert "Noto Sans CJK JP" in labels["退货流程"].get_fontfamily()
+
+
+def test_what_has_no_glyph_becomes_a_box():
+    frame = pd.DataFrame(
+        {"language": ["zh"], "annotation": ["退\U0001f9ff货\x1b\u202e"], "rows": [1]}
+    )
+    figure = plots.balance(frame)
+    png(figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["退□货□□"]
+
+
+def test_dollar_signs_and_markup_in_names_stay_text():
+    frame = pd.DataFrame({"language": ["en"], "annotation": ["$x_1$ <b> \\frac"], "rows": [1]})
+    png(plots.balance(frame))
+
+
+def test_long_names_and_many_classes_are_shortened_and_it_is_said():
+    frame = classes(300)
+    frame["annotation"] += "很长的名字" * 20
+    figure = plots.balance(frame)
+    height = png(figure).shape[0] / 60
+    assert height < 12
+    assert any("44 of 300: largest and smallest" in text for text in texts(figure))
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(names) == 44
+    assert max(map(len, names)) <= 32
+    assert all(name.endswith("…") for name in names)
+
+
+@pytest.mark.parametrize("name", ["balance", "lengths", "coverage", "question_map", "audio"])
+def test_one_language_and_an_unknown_one(name):
+    draw, data, extra = FIGURES[name]
+    frame = data()
+    png(draw(frame[frame["language"] == "ja"], **extra))
+    png(draw(frame.replace({"language": {"ja": "ko"}}), **extra))
+
+
+def test_one_recording_of_no_length():
+    frame = audio(30).iloc[:1].assign(duration_s=0.0)
+    png(plots.audio(frame))
+
+
+def test_no_label_is_cut_off_by_the_edge():
+    for draw, data, extra in FIGURES.values():
+        figure = draw(data(), **extra)
+        pixels = png(figure)
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        assert (edge == 255).mean() > 0.99, draw.__name__
+
+
+def test_defaults_of_other_figures_stay_as_they_are():
+    before = dict(mpl.rcParams)
+    png(plots.balance(classes()))
+    assert dict(mpl.rcParams) == before
+
+
+def test_pyplot_is_not_loaded():
+    code = "import sys, lab.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
