@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lab import duplicates, inspection, normalisation, scripts, views
+from lab import duplicates, inspection, labels, normalisation, scripts, views
 from lab.errors import ParameterError, message
 from lab.slo import Metric, Verdict, overall
 from lab.stats import proportion_interval, proportion_needed
@@ -236,17 +236,19 @@ class _Report:
         """Judge the share of hits among n rows or items."""
         limit = getattr(self.settings.checks, check)
         value = hits / n if n else math.nan
-        labels = {"table": view.table} | ({"language": language} if language else {})
+        of = {"table": view.table} | ({"language": language} if language else {})
+        # The question is about these data: once all are looked at, nothing is left to infer.
+        population = view.population(n)
         self.metrics.append(
             Metric.judged(
                 check,
                 value,
                 unit="share",
                 n=n,
-                ci=proportion_interval(hits, n),
+                ci=proportion_interval(hits, n, population=population),
                 limit=limit,
-                labels=labels,
-                needed=proportion_needed(value, limit.bound),
+                labels=of,
+                needed=proportion_needed(value, limit.bound, population=population),
             )
         )
 
@@ -384,7 +386,7 @@ def _check_quarantine(report: _Report, view: View) -> None:
             (read - view.rows_there) / read if read else math.nan,
             unit="share",
             n=read,
-            ci=None,
+            ci=proportion_interval(read - view.rows_there, read, population=read),
             limit=report.settings.checks.quarantined,
             labels={"table": view.table},
         )
@@ -474,8 +476,10 @@ def _check_balance(report: _Report, view: View) -> None:
         if len(counts) == 1:
             ci = (1.0, 1.0)
         elif counts:
-            odds = [p / (1 - p) for p in proportion_interval(largest, largest + smallest)]
-            ci = (max(1.0, odds[0]), odds[1])
+            both = largest + smallest
+            ends = proportion_interval(largest, both, population=view.population(both))
+            low, high = (end / (1 - end) for end in ends)
+            ci = (max(1.0, low), high)
         report.metrics.append(
             Metric.judged(
                 "class_imbalance",
@@ -692,13 +696,13 @@ def _project(texts: Sequence[str], *, seed: int) -> np.ndarray:
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.manifold import TSNE
 
-    counts = HashingVectorizer(
-        analyzer="char", ngram_range=(2, 4), n_features=2**16, alternate_sign=False, norm=None
-    ).transform(texts if len(texts) else [""])
     dimensions = min(32, len(set(texts)) - 1)
     if dimensions < 3:  # too few different texts to lay out
         numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         return np.array([[numbers[text], 0.0] for text in texts]).reshape(-1, 2)
+    counts = HashingVectorizer(
+        analyzer="char", ngram_range=(2, 4), n_features=2**16, alternate_sign=False, norm=None
+    ).transform(texts)
     vectors = TruncatedSVD(dimensions, random_state=seed).fit_transform(
         TfidfTransformer().fit_transform(counts)
     )
@@ -733,15 +737,14 @@ def _check_images(report: _Report, view: View) -> None:
     repeated = dict(
         zip(copies.rows.tolist(), (f"shows the same as {one}" for one in originals), strict=True)
     )
-    labels = _label_mismatches(view, image, len(first))
+    doubtful = _label_mismatches(report, view)
 
     for check, found in (("image_defects", defects), ("image_duplicates", repeated)):
         positions = np.flatnonzero(np.isin(image, list(found)))
         report.flag(view, positions, check, [found[at] for at in image[positions].tolist()])
         report.share(check, view, len(found), len(first))
-    # The check of labels against pixels (lab.labels.suspects) adds its rows to `labels` here.
-    positions = np.array(sorted(labels), dtype=np.int64)
-    report.flag(view, positions, "label_mismatch", [labels[at] for at in positions.tolist()])
+    positions = np.array(sorted(doubtful), dtype=np.int64)
+    report.flag(view, positions, "label_mismatch", [doubtful[at] for at in positions.tolist()])
     report.share("label_mismatch", view, len(np.unique(image[positions])), len(first))
 
     mislabelled = dict.fromkeys(image[positions].tolist(), "label disagrees")
@@ -757,28 +760,15 @@ def _check_images(report: _Report, view: View) -> None:
     )
 
 
-def _label_mismatches(view: View, image: np.ndarray, images: int) -> dict[int, str]:
-    """Return position -> reason, of the rows whose label is not that of their image's others."""
-    from lab import pairing
-
-    every = np.arange(len(view))
-    descriptions = view.column("description", every)
-    annotations = view.column("annotation", every)
-    texts: dict[str, list[str | None]] = {name: [None] * images for name in view.languages}
-    classes: dict[str, list[str | None]] = {name: [None] * images for name in view.languages}
-    place: dict[tuple[str, int], int] = {}
-    for at, (index, language) in enumerate(
-        zip(image.tolist(), view.language.tolist(), strict=True)
-    ):
-        name = view.languages[language]
-        texts[name][index], classes[name][index] = descriptions[at], annotations[at]
-        place[name, index] = at
-    odd = pairing.odd_ones(texts, classes)
-    return {
-        place[name, index]: "its label does not go with the image's labels in other languages"
-        for name, marked in odd.items()
-        for index in np.flatnonzero(marked).tolist()
-    }
+def _label_mismatches(report: _Report, view: View) -> dict[int, str]:
+    """Return position -> reason, of the rows whose label goes with neither image nor languages."""
+    columns = ["row", "image_path", "description", "language", "annotation"]
+    found = labels.suspects(
+        view.facts(columns), report.corpus.media_path, seed=report.seed, progress=report.progress
+    )
+    report.notes += found.attrs["notes"]
+    place = {row: at for at, row in enumerate(view.row.tolist())}
+    return {place[row]: reason for row, reason in zip(found["row"], found["reason"], strict=True)}
 
 
 def _for_figure(n: int, found: Mapping[int, str], seed: int) -> np.ndarray:
@@ -865,8 +855,8 @@ def _figure(metric: Metric) -> str:
     language = f"{metric.labels['language']} " if "language" in metric.labels else ""
     if metric.n == 0:
         return f"{language}no rows"
-    between = ""
-    if metric.ci is not None:
+    between = "exact, "
+    if metric.ci is not None and metric.ci[0] != metric.ci[1]:
         low, high = (_number(end, metric.unit) for end in metric.ci)
         between = f"95 % interval {low} to {high}, "
     return f"{language}{_number(metric.value, metric.unit)} ({between}n = {metric.n})"

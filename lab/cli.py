@@ -1,8 +1,9 @@
 """The command line: words in, progress and plain messages out, an exit code.
 
-Owns what a person types and sees in a terminal. Every command is a thin wrapper around one call of
-the modules below; those are imported by the command that needs them, so that ``lab --help`` is
-quick. Exit codes: 0 done, 1 something failed and was reported, 2 wrong usage.
+Owns what a person types and sees in a terminal; knows nothing of how it is done. Every command is
+a thin wrapper around one call of the modules below; those are imported by the command that needs
+them, so that ``lab --help`` is quick. Exit codes: 0 done, 1 something failed and was reported,
+2 wrong usage.
 """
 
 from __future__ import annotations
@@ -296,8 +297,12 @@ def _bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
 
         yield lines
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=_err, transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda stage, done, total: progress.update(
@@ -311,8 +316,12 @@ def _run_progress() -> Iterator[Callable[[Event], None]]:
     if not _err.is_terminal:
         yield lambda event: _print_event(event, cells=True)
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20),
-               TextColumn("cell {task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("cell {task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=_err, transient=True) as progress:
         bars: dict[tuple[str, str], TaskID] = {}
 

@@ -60,7 +60,7 @@ def wrong_language(row: Row, languages: Sequence[str], rng: np.random.Generator)
 
 
 def clipped(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a recording made with far too much gain: about a tenth of its samples at full scale."""
+    """Return a recording made with far too much gain: a tenth of its samples at full scale."""
     level = np.quantile(np.abs(samples), 1 - rng.uniform(0.08, 0.2))
     return np.clip(samples / max(float(level), 1e-6), -1, 1).astype(np.float32)
 

@@ -12,7 +12,7 @@ _SHOWN_CHARS = 80
 
 
 class LabError(Exception):
-    """Base of every error that a person can act on; the command line prints it without a traceback."""
+    """Base of every error that a person can act on; printed without a traceback."""
 
 
 class ParameterError(LabError, ValueError):

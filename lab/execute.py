@@ -255,7 +255,7 @@ class Batch:
             "MKL_NUM_THREADS": threads,
         }
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        popen = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+        popen = subprocess.Popen(
             [sys.executable, "-m", "lab.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -388,9 +388,7 @@ class Batch:
     def _end(self, task: _Task, status: Status, text: str, seconds: float = 0.0) -> None:
         self.outcomes.append(Outcome(task.tenant, task.notebook, status, seconds, text))
         self.show(
-            Event(
-                "finished", task.tenant, task.notebook, text, seconds=seconds, status=status
-            )
+            Event("finished", task.tenant, task.notebook, text, seconds=seconds, status=status)
         )
 
 

@@ -21,8 +21,18 @@ import psutil
 State = Literal["ok", "note", "missing"]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-PACKAGES = ("datasets", "matplotlib", "numpy", "pandas", "papermill", "pyarrow", "rensa",
-            "scikit-learn", "torch", "transformers")
+PACKAGES = (
+    "datasets",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "papermill",
+    "pyarrow",
+    "rensa",
+    "scikit-learn",
+    "torch",
+    "transformers",
+)
 _LOW_MEMORY_BYTES = 4 << 30
 _LOW_DISK_BYTES = 5 << 30
 
@@ -110,7 +120,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of the packages that can move a result; absent ones left out."""
+    """Return the installed versions of the packages that can move a result."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -160,7 +170,9 @@ def _disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free
     found = f"{free / (1 << 30):.1f} GiB free"
     if free < _LOW_DISK_BYTES:
-        return Finding("disk", found, "note", "full-scale corpora of three tenants need about 1 GiB")
+        return Finding(
+            "disk", found, "note", "full-scale corpora of three tenants need about 1 GiB"
+        )
     return Finding("disk", found, "ok", "enough for full-scale corpora and reports")
 
 
@@ -173,7 +185,9 @@ def _fonts() -> Finding:
 def _browser() -> Finding:
     found = browser()
     if found is None:
-        return Finding("browser", "none", "note", "browser tests are skipped; reports open anywhere")
+        return Finding(
+            "browser", "none", "note", "browser tests are skipped; reports open anywhere"
+        )
     return Finding("browser", found, "ok", "browser tests run")
 
 

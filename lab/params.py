@@ -306,9 +306,7 @@ def _known(slug: str, root: Path) -> Tenant:
             message(
                 f"tenant must be one of {', '.join(known) or 'none yet'}",
                 got=slug,
-                remedy=f"did you mean {near[0]}?"
-                if near
-                else f"add params/tenants/{slug}.yaml",
+                remedy=f"did you mean {near[0]}?" if near else f"add params/tenants/{slug}.yaml",
             )
         )
     return tenant
@@ -329,25 +327,23 @@ def _plain(node: Any, path: tuple[str, ...], file: str, places: dict[str, str]) 
         raise ParameterError(f"{file}: settings must hold at most {_MAX_VALUES} values")
     if getattr(getattr(node, "tag", None), "value", None) is not None:
         raise ParameterError(
-            message("a value must not bear a tag", got=node.tag.value, place=f"{file}: {'.'.join(path)}")
+            message(
+                "a value must not bear a tag", got=node.tag.value, place=f"{file}: {'.'.join(path)}"
+            )
         )
     if isinstance(node, CommentedMap):
         result = {}
         for key, value in node.items():
             line = node.lc.key(key)[0] + 1
             if not isinstance(key, str):
-                raise ParameterError(
-                    message("a key must be text", got=key, place=f"{file}:{line}")
-                )
+                raise ParameterError(message("a key must be text", got=key, place=f"{file}:{line}"))
             places[".".join((*path, key))] = f"{file}:{line}"
             result[key] = _plain(value, (*path, key), file, places)
         return result
     if isinstance(node, CommentedSeq):
         for index in range(len(node)):
             places[".".join((*path, str(index)))] = f"{file}:{node.lc.item(index)[0] + 1}"
-        return [
-            _plain(item, (*path, str(index)), file, places) for index, item in enumerate(node)
-        ]
+        return [_plain(item, (*path, str(index)), file, places) for index, item in enumerate(node)]
     if node is None or isinstance(node, bool):
         return node
     for kind in (int, float, str):

@@ -142,7 +142,8 @@ def why_run(files: Files, parts: Mapping[str, str]) -> str | None:
     outputs = record.get("outputs")
     for suffix in (".ipynb", ".html"):
         path = files.path(suffix)
-        if not isinstance(outputs, dict) or _file_digest(path) != outputs.get(suffix):
+        written = outputs.get(suffix) if isinstance(outputs, dict) else None
+        if written is None or _file_digest(path) != written:
             return f"{path.name} is missing or not as it was written"
     return None
 

@@ -13,9 +13,7 @@ from lab.errors import ParameterError, message
 Z95 = 1.959963984540054  # the 97.5 % point of the standard normal
 
 
-def proportion_interval(
-    hits: int, n: int, *, population: int | None = None
-) -> tuple[float, float]:
+def proportion_interval(hits: int, n: int, *, population: int | None = None) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of ``hits / n`` (Wilson 1927).
 
     Chosen over the normal interval because it keeps its coverage for rates near 0 and 1, where

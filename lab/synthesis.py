@@ -255,7 +255,9 @@ def _plan_images(recipe: Recipe, corpus: _Corpus) -> None:
     rng = _rng(recipe, "images")
     catalogue = drawing.load_objects()
     kinds = catalogue.of_tenant(recipe.tenant).kinds
-    pairs = [(kind, colour) for kind in range(len(kinds)) for colour in range(len(catalogue.colours))]
+    pairs = [
+        (kind, colour) for kind in range(len(kinds)) for colour in range(len(catalogue.colours))
+    ]
     labels: list[tuple[int, int]] = []
     while len(labels) < recipe.scale.images:  # every pair once before any comes again
         labels += [pairs[at] for at in rng.permutation(len(pairs))]
@@ -281,7 +283,12 @@ def _plan_images(recipe: Recipe, corpus: _Corpus) -> None:
                 row["_defect"] = f"mislabelled_image|{reach}"
             _append(corpus, "images.csv", corpus.images, row)
             corpus.splits.append(
-                ("images.csv", len(corpus.images), TRAIN, f"{kinds[kind].id} {catalogue.colours[colour].id}")
+                (
+                    "images.csv",
+                    len(corpus.images),
+                    TRAIN,
+                    f"{kinds[kind].id} {catalogue.colours[colour].id}",
+                )
             )
 
 
@@ -359,7 +366,9 @@ def _visual_utterances(count: int, rng: np.random.Generator) -> list[_Utterance]
         for phrasing in range(len(kind.questions[grammar.LANGUAGES[0]]))
     ]
     # Each kind at least once, however few are wanted.
-    firsts = [(kind, int(rng.integers(len(every) // len(questions.kinds)))) for kind in questions.kinds]
+    firsts = [
+        (kind, int(rng.integers(len(every) // len(questions.kinds)))) for kind in questions.kinds
+    ]
     more = [every[at % len(every)] for at in rng.permutation(max(count, len(every)))]
     return [
         _Utterance(
@@ -498,13 +507,19 @@ class _once:  # noqa: N801 (reads as a statement)
 
 
 def _write_tables(corpus: _Corpus, identity: Mapping[str, Any], folder: Path) -> dict[str, int]:
-    tables = {"faq.json": corpus.faq, "images.csv": corpus.images, "speech.json": corpus.speech,
-              "joint.json": corpus.joint}
+    tables = {
+        "faq.json": corpus.faq,
+        "images.csv": corpus.images,
+        "speech.json": corpus.speech,
+        "joint.json": corpus.joint,
+    }
     for name, rows in tables.items():
         text = _as_csv(rows) if name.endswith(".csv") else _as_json(rows)
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    splits = [dict(zip(("file", "row", "split", "setting"), entry, strict=True))
-              for entry in corpus.splits]
+    splits = [
+        dict(zip(("file", "row", "split", "setting"), entry, strict=True))
+        for entry in corpus.splits
+    ]
     (folder / "splits.csv").write_text(_as_csv(splits), encoding="utf-8", newline="\n")
     if identity["defect_share"]:
         planted = [asdict(defect) for defect in corpus.planted]
@@ -597,7 +612,9 @@ def _code_digest() -> str:
     """Return the digest of everything that shapes a demo corpus: modules, grammars, engines."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    modules = [folder / f"{name}.py" for name in ("defects", "drawing", "grammar", "synthesis", "voices")]
+    modules = [
+        folder / f"{name}.py" for name in ("defects", "drawing", "grammar", "synthesis", "voices")
+    ]
     for path in [*modules, *sorted((folder / "grammars").glob("*.yaml"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for package in ("espeakng-loader", "pyopenjtalk-plus", "qtawesome", "pillow", "numpy", "scipy"):

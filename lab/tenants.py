@@ -20,7 +20,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Return the project folder: the nearest one, from ``start`` upward, holding ``params/lab.yaml``.
+    """Return the nearest folder, from ``start`` upward, that holds ``params/lab.yaml``.
 
     ``LAB_ROOT`` in the environment overrides the search. Raises MissingError if there is none.
     """
@@ -92,7 +92,7 @@ def contained(folder: Path, relative: str) -> Path:
 
 
 def path_problem(folder: Path, relative: str) -> str | None:
-    """Return the rule that ``relative`` breaks as a path inside ``folder``, or None if it is sound."""
+    """Return the rule that ``relative`` breaks as a path inside ``folder``, or None."""
     if not relative.strip():
         return "must be a path inside the tenant's folder"
     if any(ord(char) < 32 or ord(char) == 127 for char in relative):

@@ -75,6 +75,10 @@ class View:
         """(n,) bool: the characters decide for another language than the tag."""
         return (self.spoken != 0) & (self.spoken != self.tag)
 
+    def population(self, n: int) -> int:
+        """Return how many there are in the whole table for ``n`` of those looked at."""
+        return max(n, round(n * self.rows_there / len(self))) if len(self) else n
+
     def item_of(self, row: int) -> int:
         """Return the digest of the item that a row, by its number in the file, belongs to."""
         return int(self.item[np.searchsorted(self.row, row)])

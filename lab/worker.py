@@ -27,6 +27,7 @@ import psutil
 
 from lab import provenance, reports, runs, slo
 from lab.errors import LabError, NotebookError, message, printable
+from lab.files import write_whole
 from lab.tenants import Tenant
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -264,7 +265,7 @@ def _execute(job: Job, worker: _Worker) -> tuple[Any, Failure | None]:
             worker.tell("cell", cell=codes, cells=total, kernels=kernels)
             with suppress(OSError):  # only a spare copy: a full disk must not stop the run
                 job.partial.parent.mkdir(parents=True, exist_ok=True)
-                job.partial.write_text(nbformat.writes(seen["notebook"]), encoding="utf-8")
+                write_whole(job.partial, nbformat.writes(seen["notebook"]))
 
     failure = None
     try:

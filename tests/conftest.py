@@ -56,7 +56,12 @@ def make_project(tmp_path: Path) -> Callable[..., Path]:
             folder = project / "data" / tenant
             folder.mkdir(parents=True)
             rows = [
-                {"question": f"问题{i}怎么办？", "answer": f"办法{i}。", "language": "zh", "annotation": "问题"}
+                {
+                    "question": f"问题{i}怎么办？",
+                    "answer": f"办法{i}。",
+                    "language": "zh",
+                    "annotation": "问题",
+                }
                 for i in range(5)
             ]
             (folder / "faq.json").write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
@@ -77,7 +82,9 @@ def write_notebook(path: Path, cells: Sequence[str]) -> None:
             nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
             *(nbformat.v4.new_code_cell(source) for source in cells),
         ],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        },
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
@@ -124,7 +131,9 @@ def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fresh_project(demo_project: Path, tmp_path: Path) -> Path:
     """A private copy of the demo project, to be changed at will."""
-    shutil.copytree(demo_project, tmp_path / "demo", ignore=shutil.ignore_patterns("reports", ".cache"))
+    shutil.copytree(
+        demo_project, tmp_path / "demo", ignore=shutil.ignore_patterns("reports", ".cache")
+    )
     (tmp_path / "demo" / "reports").mkdir()
     return tmp_path / "demo"
 
@@ -132,7 +141,9 @@ def fresh_project(demo_project: Path, tmp_path: Path) -> Path:
 def copy_project(folder: Path) -> None:
     """Copy what a project consists of besides its data."""
     for name in ("params", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints")
+        )
     shutil.copy(ROOT / "constraints.txt", folder)
     (folder / "reports").mkdir()
 

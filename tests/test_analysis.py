@@ -12,7 +12,7 @@ from lab import params
 from lab.analysis import ADVICE, RULES, SEVERITY, TABLES, analyse
 from lab.corpus import Corpus
 from lab.errors import ParameterError
-from lab.stats import proportion_interval
+from lab.stats import proportion_interval, proportion_needed
 
 ROOT = Path(__file__).parents[1]
 FACTS = {
@@ -159,14 +159,22 @@ def test_nothing_is_found_in_clean_rows(clean):
 def test_figures_of_clean_rows(clean):
     found = metric(clean, "near_duplicates", language="zh")
     assert (found.value, found.n, found.unit, found.limit) == (0.0, 80, "share", "<= 0.02")
-    assert found.ci == proportion_interval(0, 80)
-    assert found.verdict == "insufficient"
-    assert found.needed == 189  # where Wilson's upper end for no hit falls to 2 %
+    assert found.ci == (0.0, 0.0)  # every row was looked at: nothing is left to infer
+    assert found.verdict == "pass"
     balance = metric(clean, "class_imbalance", language="ja")
     assert (balance.value, balance.n) == (1.0, 80)
     coverage = metric(clean, "group_coverage")
     assert (coverage.value, coverage.n, dict(coverage.labels)) == (1.0, 80, {"table": "faq"})
-    assert metric(clean, "quarantined").ci is None
+    assert metric(clean, "quarantined").ci == (0.0, 0.0)
+
+
+def test_figures_of_a_sample_have_an_interval_for_the_whole_table():
+    found = metric(look(corpus(faq=faq()), "sample.faq=90"), "near_duplicates", language="zh")
+    assert (found.value, found.n) == (0.0, 30)
+    assert found.ci == proportion_interval(0, 30, population=80)
+    assert found.verdict == "insufficient"
+    assert found.needed == proportion_needed(0.0, 0.02, population=80)
+    assert 30 < found.needed <= 80
 
 
 def test_each_check_has_its_rule_and_advice(clean):
@@ -198,9 +206,12 @@ def test_balance_and_imbalance_by_hand():
         ["乙", 10],
     ]
     one = metric(found, "class_imbalance")
-    low, high = proportion_interval(30, 40)
     assert one.value == 3.0
-    assert one.ci == pytest.approx((low / (1 - low), high / (1 - high)))
+    assert one.ci == pytest.approx((3.0, 3.0))
+    part = look(corpus(faq=rows), "languages=[zh]", "sample.faq=20")
+    one, sizes = metric(part, "class_imbalance"), part.frames["balance"]["rows"]
+    low, high = proportion_interval(sizes.max(), sizes.sum(), population=40)
+    assert one.ci == pytest.approx((max(1.0, low / (1 - low)), high / (1 - high)))
     assert one.ci[0] < one.value < one.ci[1]
 
 
@@ -415,7 +426,7 @@ def test_conclusion_says_what_fails_and_what_to_do():
         == "The data of medical are not fit to tune on yet: 1 of 17 figures miss their limit."
     )
     assert lines[1] == (
-        "Exact duplicates in faq: en 50 % (95 % interval 42.3 % to 57.7 %, n = 160); limit <= 2 %; "
+        "Exact duplicates in faq: en 50 % (exact, n = 160); limit <= 2 %; "
         "delete the copies, else they leak from training into evaluation."
     )
     assert "There is no images table: its checks were not made." in lines
@@ -440,10 +451,11 @@ def test_conclusion_of_data_that_pass():
     )
 
 
-def test_conclusion_counts_what_is_open(clean):
-    lines = clean.conclusion()
+def test_conclusion_counts_what_is_open():
+    lines = look(corpus(faq=faq()), "sample.faq=90").conclusion()
     assert lines[0].startswith("Whether the data of medical are fit to tune on is open")
-    assert any("about n = 189 in each language would settle it" in line for line in lines)
+    needed = proportion_needed(0.0, 0.02, population=80)
+    assert any(f"about n = {needed} in each language would settle it" in line for line in lines)
 
 
 def test_a_sample_keeps_groups_whole_and_follows_the_seed():

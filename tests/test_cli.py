@@ -33,12 +33,21 @@ def test_a_sound_corpus_is_said_to_be_so(project):
 
 
 def test_every_problem_is_one_line_with_file_row_field_rule_value_remedy(project):
-    faq(project, [GOOD_ROW, {**GOOD_ROW, "language": "fr"}, {**GOOD_ROW, "answer": " "}, {"question": "\x1b[31mx"}])
+    faq(
+        project,
+        [
+            GOOD_ROW,
+            {**GOOD_ROW, "language": "fr"},
+            {**GOOD_ROW, "answer": " "},
+            {"question": "\x1b[31mx"},
+        ],
+    )
     outcome = lab(project, "data", "check", "medical")
     assert outcome.returncode == 1
     lines = outcome.stdout.splitlines()
     assert any(
-        line.startswith("data/medical/faq.json:2: language: ") and "got 'fr'; " in line for line in lines
+        line.startswith("data/medical/faq.json:2: language: ") and "got 'fr'; " in line
+        for line in lines
     ), outcome.stdout
     assert any(line.startswith("data/medical/faq.json:3: answer: ") for line in lines)
     assert sum(line.startswith("data/medical/faq.json:4: ") for line in lines) >= 3
@@ -85,7 +94,10 @@ def test_a_demo_corpus_is_made_once(project):
     settings.write_text(text, "utf-8")
     first = lab(project, "data", "make", "education")
     assert first.returncode == 0, first.stderr
-    assert "education: made: 30 FAQ rows, 4 images, 4 recordings, 2 joint items in data/education" in first.stdout
+    assert (
+        "education: made: 30 FAQ rows, 4 images, 4 recordings, 2 joint items in data/education"
+        in first.stdout
+    )
     second = lab(project, "data", "make", "education")
     assert "education: unchanged, nothing to do: 30 FAQ rows" in second.stdout
     (project / "data" / "education" / "faq.json").write_text("[]")

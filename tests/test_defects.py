@@ -14,7 +14,11 @@ ROW = {
 
 @pytest.mark.parametrize(
     ("language", "question"),
-    [("zh", "红色连衣裙怎么退货？"), ("en", "How do I return the red dress?"), ("ja", "赤いドレスの返品方法は？")],
+    [
+        ("zh", "红色连衣裙怎么退货？"),
+        ("en", "How do I return the red dress?"),
+        ("ja", "赤いドレスの返品方法は？"),
+    ],
 )
 def test_a_near_duplicate_differs_a_little_and_only_in_the_question(language, question):
     kinds = set()
@@ -36,7 +40,9 @@ def test_other_punctuation_is_the_same_question_after_normalisation():
     for seed in range(60):
         copy, kind = defects.near_duplicate(ROW, np.random.default_rng(seed))
         if kind == "punctuation":
-            assert normalisation.normalise(copy["question"]) == normalisation.normalise(ROW["question"])
+            assert normalisation.normalise(copy["question"]) == normalisation.normalise(
+                ROW["question"]
+            )
             return
     pytest.fail("no seed gave this kind")
 

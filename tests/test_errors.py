@@ -7,13 +7,17 @@ def test_every_error_is_of_the_family_and_of_a_builtin():
     kinds = [
         kind
         for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.LabError) and kind is not errors.LabError
+        if isinstance(kind, type)
+        and issubclass(kind, errors.LabError)
+        and kind is not errors.LabError
     ]
     assert len(kinds) >= 6
     for kind in kinds:
-        assert any(base.__module__ == "builtins" and base not in (Exception, object)
-                   for base in kind.__mro__[1:]
-                   if base not in (Exception, BaseException))
+        assert any(
+            base.__module__ == "builtins" and base not in (Exception, object)
+            for base in kind.__mro__[1:]
+            if base not in (Exception, BaseException)
+        )
 
 
 @pytest.mark.parametrize(

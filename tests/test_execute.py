@@ -21,12 +21,24 @@ from lab.errors import UsageError
 pytestmark = pytest.mark.slow
 
 GOOD = ["x = 1", GOOD_END]
-CONTRACT = {"schema", "tenant", "notebook", "profile", "status", "run_key", "started", "seconds",
-            "provenance", "metrics"}
+CONTRACT = {
+    "schema",
+    "tenant",
+    "notebook",
+    "profile",
+    "status",
+    "run_key",
+    "started",
+    "seconds",
+    "provenance",
+    "metrics",
+}
 
 
 def record(project, notebook, tenant="medical"):
-    return json.loads((project / "reports" / tenant / f"{notebook}.metrics.json").read_text("utf-8"))
+    return json.loads(
+        (project / "reports" / tenant / f"{notebook}.metrics.json").read_text("utf-8")
+    )
 
 
 def html(project, notebook, tenant="medical"):
@@ -41,7 +53,9 @@ def assert_failed(project, notebook, reason, outcome):
     assert found["status"] == "failed"
     assert reason in found["error"]
     assert reason in html(project, notebook)
-    notebook_left = nbformat.read(project / "reports" / "medical" / f"{notebook}.ipynb", as_version=4)
+    notebook_left = nbformat.read(
+        project / "reports" / "medical" / f"{notebook}.ipynb", as_version=4
+    )
     assert notebook_left.metadata["tuning_lab"]["status"] == "failed"
     assert wait_for(lambda: not processes_of(project)), processes_of(project)
     assert "Traceback" not in outcome.stderr
@@ -58,7 +72,11 @@ def wait_for(condition, seconds=10.0):
 
 def start(project, *words):
     return subprocess.Popen(
-        [str(LAB), "run", *words], cwd=project, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [str(LAB), "run", *words],
+        cwd=project,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -114,8 +132,15 @@ def test_whatever_a_result_depends_on_makes_it_run_again(make_project, change, r
 @pytest.mark.parametrize(
     ("cells", "words", "reason"),
     [
-        pytest.param(["raise ValueError('too <b>bad</b>'[:7])"], [], "ValueError: too <b>"[:15], id="raises"),
-        pytest.param(["import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], [], "the kernel died", id="killed"),
+        pytest.param(
+            ["raise ValueError('too <b>bad</b>'[:7])"], [], "ValueError: too <b>"[:15], id="raises"
+        ),
+        pytest.param(
+            ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
+            [],
+            "the kernel died",
+            id="killed",
+        ),
         pytest.param(
             ["import time; time.sleep(60)"],
             ["--set", "execution.cell_timeout_s=1.0"],
@@ -133,7 +158,9 @@ def test_whatever_a_result_depends_on_makes_it_run_again(make_project, change, r
     ],
 )
 def test_a_bad_end_is_a_failure_and_the_others_finish(make_project, cells, words, reason):
-    project = make_project({"01_bad": [*cells, GOOD_END] if cells != ["x = 1"] else cells, "02_good": GOOD})
+    project = make_project(
+        {"01_bad": [*cells, GOOD_END] if cells != ["x = 1"] else cells, "02_good": GOOD}
+    )
     outcome = lab(project, "run", *words)
     assert_failed(project, "01_bad", reason, outcome)
     assert record(project, "02_good")["status"] == "ok"
@@ -162,8 +189,12 @@ def test_an_undeclared_parameter_fails_before_the_first_cell(make_project):
 
 
 def test_ctrl_c_leaves_a_failed_report_and_no_process(make_project):
-    project = make_project({"01_slow": ["open('at-work', 'w').close()", "import time; time.sleep(60)", GOOD_END],
-                            "02_later": GOOD})
+    project = make_project(
+        {
+            "01_slow": ["open('at-work', 'w').close()", "import time; time.sleep(60)", GOOD_END],
+            "02_later": GOOD,
+        }
+    )
     run = start(project, "--jobs", "1")
     assert wait_for((project / "at-work").exists, 60)
     run.send_signal(signal.SIGINT)
@@ -177,7 +208,9 @@ def test_ctrl_c_leaves_a_failed_report_and_no_process(make_project):
 
 
 def test_a_killed_driver_leaves_no_kernel_and_no_success(make_project):
-    project = make_project({"01_slow": ["open('at-work', 'w').close()", "while True: pass", GOOD_END]})
+    project = make_project(
+        {"01_slow": ["open('at-work', 'w').close()", "while True: pass", GOOD_END]}
+    )
     run = start(project)
     assert wait_for((project / "at-work").exists, 60)
     run.kill()
@@ -187,8 +220,12 @@ def test_a_killed_driver_leaves_no_kernel_and_no_success(make_project):
 
 
 def test_a_killed_worker_is_buried_by_another(make_project):
-    project = make_project({"01_slow": ["open('at-work', 'w').close()", "import time; time.sleep(60)", GOOD_END],
-                            "02_good": GOOD})
+    project = make_project(
+        {
+            "01_slow": ["open('at-work', 'w').close()", "import time; time.sleep(60)", GOOD_END],
+            "02_good": GOOD,
+        }
+    )
     run = start(project, "--jobs", "1")
     assert wait_for((project / "at-work").exists, 60)
     workers = [one for one in processes_of(project) if "lab.worker" in " ".join(one.cmdline())]
@@ -219,7 +256,9 @@ def test_a_full_disk_keeps_the_good_report_and_says_where_the_rest_is(make_proje
     project = make_project({"01_toy": GOOD})
     reports = project / "reports"
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(reports)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(reports)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted: {mounted.stderr!r}")
@@ -245,7 +284,11 @@ def test_a_broken_corpus_or_notebook_fails_alone(make_project):
     outcome = lab(project, "run")
     assert outcome.returncode == 1
     assert "a notebook must be valid JSON of nbformat 4, got '02_torn.ipynb'" in outcome.stderr
-    assert record(project, "01_toy")["status"] == record(project, "01_toy", "ecommerce")["status"] == "ok"
+    assert (
+        record(project, "01_toy")["status"]
+        == record(project, "01_toy", "ecommerce")["status"]
+        == "ok"
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,7 +336,9 @@ def test_notebooks_are_chosen_by_number_name_or_file():
 
 def test_nothing_of_a_kernel_stays_after_a_good_run(make_project):
     before = {process.pid for process in psutil.process_iter()}
-    project = make_project({"01_toy": ["import subprocess; subprocess.Popen(['sleep', '300'])", GOOD_END]})
+    project = make_project(
+        {"01_toy": ["import subprocess; subprocess.Popen(['sleep', '300'])", GOOD_END]}
+    )
     assert lab(project, "run").returncode == 0
     assert wait_for(lambda: not processes_of(project))
     assert before  # the machine's own processes were there to compare with

@@ -50,13 +50,19 @@ def test_no_two_fillings_ask_the_same_or_answer_the_same(tenant):
 def test_chinese_and_japanese_are_typeset_as_such(tenant):
     if tenant == "visual":
         sentences = {
-            lang: list(itertools.chain.from_iterable(kind.questions[lang] for kind in grammar.load_visual().kinds))
+            lang: list(
+                itertools.chain.from_iterable(
+                    kind.questions[lang] for kind in grammar.load_visual().kinds
+                )
+            )
             for lang in grammar.LANGUAGES
         }
     else:
         tables = grammar.load(tenant)
         sentences = {
-            lang: [text for one in tables.intents for text in (*one.questions[lang], one.answers[lang])]
+            lang: [
+                text for one in tables.intents for text in (*one.questions[lang], one.answers[lang])
+            ]
             for lang in grammar.LANGUAGES
         }
     for lang in ("zh", "ja"):

@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from conftest import BROWSER_FLAGS, require_browser
 
+from lab import slo
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -27,11 +29,21 @@ def jupyter(fresh_project, tmp_path):
         "JUPYTER_RUNTIME_DIR": str(tmp_path / "run"),
     }
     environment.pop("LAB_ROOT", None)
-    words = ["lab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root",
-             "--ServerApp.token=secret", f"--notebook-dir={fresh_project}"]
+    words = [
+        "lab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        "--port=0",
+        "--allow-root",
+        "--ServerApp.token=secret",
+        f"--notebook-dir={fresh_project}",
+    ]
     with log.open("w") as file:
         server = subprocess.Popen(
-            [str(Path(sys.executable).with_name("jupyter")), *words], env=environment, stdout=file, stderr=file,
+            [str(Path(sys.executable).with_name("jupyter")), *words],
+            env=environment,
+            stdout=file,
+            stderr=file,
             cwd=fresh_project,
         )
         try:
@@ -67,13 +79,18 @@ def test_run_all_works_in_jupyterlab(jupyter, fresh_project):
         page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
         page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
         notebook = nbformat.read(path, as_version=4)
-        for _ in range(300):
-            page.wait_for_timeout(1000)
+        for _ in range(100):
+            page.wait_for_timeout(2000)
             page.keyboard.press("Control+s")
             notebook = nbformat.read(path, as_version=4)
-            if notebook.cells[-1].outputs:
+            if concluded(notebook.cells[-1].outputs):
                 break
         chromium.close()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type in ("error", "stream")]
-    assert any("application/vnd.tuning-lab.metrics+json" in one.get("data", {}) for one in outputs)
+    assert concluded(outputs)
+
+
+def concluded(outputs) -> bool:
+    """Whether the metrics, the last thing a notebook shows, are there."""
+    return any(slo.MIME in output.get("data", {}) for output in outputs)

@@ -9,7 +9,9 @@ from lab import machine, provenance
 def test_every_finding_says_what_follows(root):
     findings = machine.examine(root)
     assert {"cores", "memory", "GPU", "disk", "fonts", "browser"} <= {one.what for one in findings}
-    assert all(one.found and one.follows and one.state in ("ok", "note", "missing") for one in findings)
+    assert all(
+        one.found and one.follows and one.state in ("ok", "note", "missing") for one in findings
+    )
 
 
 @pytest.mark.parametrize(
@@ -24,8 +26,12 @@ def test_the_containers_cpu_quota_counts(tmp_path, text, quota):
 
 
 def test_cores_are_those_this_process_may_use():
-    code = "import os; os.sched_setaffinity(0, {0}); from lab import machine; print(machine.cores())"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = (
+        "import os; os.sched_setaffinity(0, {0}); from lab import machine; print(machine.cores())"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "1"
 
 
@@ -48,7 +54,8 @@ def test_versions_hold_what_is_installed_only():
 def git(folder, *words):
     subprocess.run(
         ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *words],
-        check=True, capture_output=True,
+        check=True,
+        capture_output=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""Every notebook, executed for real: by the lab, by plain Papermill, on good and on hostile data."""
+"""Every notebook, executed for real: by the lab, by plain Papermill, on hostile data."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = runs.notebooks(ROOT)
 HOSTILE = (
     "<script>window.pwned=1</script><img src=x onerror=window.pwned=2>"
-    "<a href='javascript:window.pwned=3'>{{7*7}}{% raw %}</a>\x1b[31m\u202e</style></title></textarea>"
+    "<a href='javascript:window.pwned=3'>{{7*7}}{% raw %}</a>\x1b[31m\u202e"
+    "</style></title></textarea>"
 )
 
 pytestmark = pytest.mark.slow
 
 
 def record(project, notebook, tenant="medical"):
-    return json.loads((project / "reports" / tenant / f"{notebook}.metrics.json").read_text("utf-8"))
+    return json.loads(
+        (project / "reports" / tenant / f"{notebook}.metrics.json").read_text("utf-8")
+    )
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
@@ -54,11 +57,27 @@ def test_plain_papermill_works_from_the_root(demo_project, notebook, tmp_path):
     papermill = Path(sys.executable).with_name("papermill")
     environment = {key: value for key, value in os.environ.items() if key != "LAB_ROOT"}
     subprocess.run(
-        [str(papermill), f"notebooks/{notebook}.ipynb", str(out), "-p", "tenant", "medical", "-p", "profile", "smoke"],
-        cwd=demo_project, env=environment, check=True, capture_output=True, timeout=300,
+        [
+            str(papermill),
+            f"notebooks/{notebook}.ipynb",
+            str(out),
+            "-p",
+            "tenant",
+            "medical",
+            "-p",
+            "profile",
+            "smoke",
+        ],
+        cwd=demo_project,
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=300,
     )
     outputs = nbformat.read(out, as_version=4).cells[-1].outputs
-    assert any("application/vnd.tuning-lab.metrics+json" in output.get("data", {}) for output in outputs)
+    assert any(
+        "application/vnd.tuning-lab.metrics+json" in output.get("data", {}) for output in outputs
+    )
 
 
 def test_rows_that_break_the_format_stop_the_run_or_are_shown(fresh_project):
@@ -75,7 +94,11 @@ def test_rows_that_break_the_format_stop_the_run_or_are_shown(fresh_project):
     assert allowed.returncode == 0, allowed.stderr
     html = (fresh_project / "reports" / "medical" / "01_data_analysis.html").read_text("utf-8")
     assert "must be one of zh, en, ja" in html
-    left_out = [one for one in record(fresh_project, "01_data_analysis")["metrics"] if one["name"] == "quarantined"]
+    left_out = [
+        one
+        for one in record(fresh_project, "01_data_analysis")["metrics"]
+        if one["name"] == "quarantined"
+    ]
     assert any(one["value"] > 0 for one in left_out)
 
 
@@ -86,7 +109,9 @@ def test_a_tenant_may_have_only_one_kind_of_data(fresh_project, kept):
             (fresh_project / "data" / "medical" / name).unlink()
     outcome = lab(fresh_project, "run", "medical", "--profile", "smoke", "--notebook", "01")
     assert outcome.returncode == 0, outcome.stderr
-    tables = {one["labels"]["table"] for one in record(fresh_project, "01_data_analysis")["metrics"]}
+    tables = {
+        one["labels"]["table"] for one in record(fresh_project, "01_data_analysis")["metrics"]
+    }
     assert tables == {kept.split(".")[0]}
 
 
@@ -97,8 +122,13 @@ def test_a_hostile_corpus_executes_nothing(fresh_project):
 
     folder = fresh_project / "data" / "medical"
     faq = [
-        {"question": f"{i} {HOSTILE}", "answer": HOSTILE + str(i % 3), "language": lang,
-         "annotation": HOSTILE, "group": HOSTILE + str(i)}
+        {
+            "question": f"{i} {HOSTILE}",
+            "answer": HOSTILE + str(i % 3),
+            "language": lang,
+            "annotation": HOSTILE,
+            "group": HOSTILE + str(i),
+        }
         for i in range(20)
         for lang in ("zh", "en", "ja")
     ]
@@ -108,7 +138,10 @@ def test_a_hostile_corpus_executes_nothing(fresh_project):
     with (folder / "images.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(images[0]))
         writer.writeheader()
-        writer.writerows({**row, "description": HOSTILE, "annotation": HOSTILE, "group": HOSTILE} for row in images)
+        writer.writerows(
+            {**row, "description": HOSTILE, "annotation": HOSTILE, "group": HOSTILE}
+            for row in images
+        )
     speech = json.loads((folder / "speech.json").read_text("utf-8"))
     hostile = [{**row, "text": HOSTILE, "annotation": HOSTILE, "group": HOSTILE} for row in speech]
     (folder / "speech.json").write_text(json.dumps(hostile), "utf-8")
@@ -126,9 +159,13 @@ def test_a_hostile_corpus_executes_nothing(fresh_project):
         for path in sorted((fresh_project / "reports").rglob("*.html")):
             page.goto(path.as_uri())
             assert page.evaluate("window.pwned") is None, path.name
-            assert page.locator("script, iframe, [onerror], a[href^='javascript:']").count() == 0, path.name
+            assert page.locator("script, iframe, [onerror], a[href^='javascript:']").count() == 0, (
+                path.name
+            )
         assert dialogs == []
         assert all(url.startswith(("file:", "data:")) for url in asked)
-        text = page.goto((fresh_project / "reports/medical/01_data_analysis.html").as_uri()) and page.inner_text("body")
+        text = page.goto(
+            (fresh_project / "reports/medical/01_data_analysis.html").as_uri()
+        ) and page.inner_text("body")
         assert "window.pwned=1" in text  # shown as the text it is
         chromium.close()

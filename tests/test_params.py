@@ -27,7 +27,11 @@ def problems(project, **given):
 def test_every_shipped_tenant_and_profile_is_sound(root):
     for tenant in ("ecommerce", "medical", "education"):
         for profile in ("smoke", "demo", "full"):
-            assert params.load(tenant, profile=profile, root=root).settings.languages == ("zh", "en", "ja")
+            assert params.load(tenant, profile=profile, root=root).settings.languages == (
+                "zh",
+                "en",
+                "ja",
+            )
 
 
 def test_later_sources_override_earlier_ones_and_are_named(project):
@@ -56,7 +60,7 @@ def test_notebook_parameters_join_the_common_and_the_notebooks_own(project):
     given = params.notebook_parameters(resolved, "01_data_analysis")
     assert (given["tenant"], given["profile"], given["seed"]) == ("medical", "demo", 5)
     assert given["worst_rows"] == 3
-    assert given["near_duplicate"] == 0.7
+    assert given["near_duplicate"] == 0.8
 
 
 def test_limits_become_limits(project):
@@ -83,7 +87,9 @@ def test_all_problems_come_at_once_with_place_rule_value_remedy(project):
 
 def test_a_mistake_in_another_profile_is_found_too(project):
     path = project / "params" / "lab.yaml"
-    path.write_text(path.read_text("utf-8").replace("full: {}", "full: {sample: {faq: 0}}"), "utf-8")
+    path.write_text(
+        path.read_text("utf-8").replace("full: {}", "full: {sample: {faq: 0}}"), "utf-8"
+    )
     assert "(profile full): sample.faq: must be greater than 0" in problems(project)
 
 
@@ -93,8 +99,11 @@ def test_a_mistake_in_another_profile_is_found_too(project):
         ("a: [1", "not valid YAML"),
         ("title: 1\ntitle: 2", "not valid YAML"),
         ("x: !!python/object/apply:os.system ['true']", "must not bear a tag"),
-        ("a: &a [x,x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c]\n"
-         "e: &e [*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e]\ng: [*f,*f,*f,*f]", "at most 10000 values"),
+        (
+            "a: &a [x,x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c]\n"
+            "e: &e [*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e]\ng: [*f,*f,*f,*f]",
+            "at most 10000 values",
+        ),
         ("- a\n- b", "not valid YAML"),
         ("a: \x00", "not valid YAML"),
     ],
@@ -126,7 +135,9 @@ def test_a_bomb_of_aliases_or_nesting_is_refused(project):
         params.load("medical", root=project)
 
 
-@pytest.mark.parametrize("text", ["", "seed", "=1", "seed.=1", "a b=1", "seed=[1", "data=3", "seed=x", "data.x=1"])
+@pytest.mark.parametrize(
+    "text", ["", "seed", "=1", "seed.=1", "a b=1", "seed=[1", "data=3", "seed=x", "data.x=1"]
+)
 def test_a_bad_override_is_wrong_usage(project, text):
     with pytest.raises(ParameterError):
         params.load("medical", root=project, overrides=[text])

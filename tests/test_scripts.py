@@ -26,7 +26,7 @@ def verdicts(*texts):
         ("会員登録手続", "ja"),  # Han only, but written as in Japan only
         ("How do I return it?", "en"),
         (
-            "Where is the café at 王府, please, and how do I get there by bus or by train on a Sunday morning?",
+            "Is the café at 王府 open on a Sunday, and can I go by bus or by train or on foot now?",
             "en",
         ),
         ("배송은 언제 되나요", "other"),

@@ -14,7 +14,9 @@ def test_a_limit_is_read(text, sign, bound):
     assert Limit.parse(text) == Limit(sign, bound)
 
 
-@pytest.mark.parametrize("text", ["", "0.4", "== 1", "< x", "< nan", "< 1e999", "<< 1", 5, None, "< 1 2"])
+@pytest.mark.parametrize(
+    "text", ["", "0.4", "== 1", "< x", "< nan", "< 1e999", "<< 1", 5, None, "< 1 2"]
+)
 def test_what_is_no_limit_is_refused_with_its_value(text):
     with pytest.raises(ParameterError, match="a limit must be"):
         Limit.parse(text)

@@ -8,7 +8,9 @@ from lab.errors import ParameterError
 from lab.stats import proportion_interval, proportion_needed
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 500), (3, 10), (499, 500), (50, 10**6)])
+@pytest.mark.parametrize(
+    ("hits", "n"), [(0, 1), (1, 1), (0, 500), (3, 10), (499, 500), (50, 10**6)]
+)
 def test_the_interval_is_wilsons_as_scipy_computes_it(hits, n):
     expected = binomtest(hits, n).proportion_ci(confidence_level=0.95, method="wilson")
     assert proportion_interval(hits, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
@@ -24,7 +26,9 @@ def test_impossible_counts_are_refused(hits, n):
         proportion_interval(hits, n)
 
 
-@pytest.mark.parametrize(("rate", "bound"), [(0.0, 0.02), (0.01, 0.02), (0.03, 0.02), (0.999, 0.95)])
+@pytest.mark.parametrize(
+    ("rate", "bound"), [(0.0, 0.02), (0.01, 0.02), (0.03, 0.02), (0.999, 0.95)]
+)
 def test_the_needed_number_is_where_the_interval_leaves_the_bound(rate, bound):
     needed = proportion_needed(rate, bound)
 

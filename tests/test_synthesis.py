@@ -182,7 +182,9 @@ def test_a_stopped_making_keeps_the_old_corpus_and_goes_on_later(tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, seed=9)
     assert content(tmp_path / "corpus") == old
-    monkeypatch.setattr(synthesis.drawing, "draw", lambda *a, **n: (drawn.append(n), draw(*a, **n))[1])
+    monkeypatch.setattr(
+        synthesis.drawing, "draw", lambda *a, **n: (drawn.append(n), draw(*a, **n))[1]
+    )
     drawn.clear()
     resumed = content(make(tmp_path, seed=9).folder)
     assert len(drawn) == 10 - 4

@@ -78,7 +78,7 @@ class TestQuantities:
              "120,000 to 126,000 requests/s"),
             (538_000_000, "B", None, "538 MB", "–"),
             (2.25, "", None, "2.25", "–"),
-            (1.0, "share", (1.0, 1.0), "100 %", "100 to 100 %"),
+            (1.0, "share", (1.0, 1.0), "100 %", "exact: all were looked at"),
             (None, "s", (None, None), "–", "–"),
             (math.nan, "s", (0.1, math.nan), "–", "–"),
             (0.5, "分", (0.4, 0.6), "0.50 分", "0.40 to 0.60 分"),

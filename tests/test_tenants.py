@@ -9,13 +9,17 @@ def test_a_good_slug_is_taken(slug, tmp_path):
     assert Tenant(slug, tmp_path).reports == tmp_path / "reports" / slug
 
 
-@pytest.mark.parametrize("slug", ["", "..", "a/b", "A", "1a", "a b", "a" * 64, "../x", "医疗", "a\n"])
+@pytest.mark.parametrize(
+    "slug", ["", "..", "a/b", "A", "1a", "a b", "a" * 64, "../x", "医疗", "a\n"]
+)
 def test_a_slug_that_could_lead_elsewhere_is_refused(slug, tmp_path):
     with pytest.raises(ParameterError, match="tenant's name"):
         Tenant(slug, tmp_path)
 
 
-@pytest.mark.parametrize("relative", ["images/a.jpg", "a.jpg", "图片/连衣裙.jpg", "a/./b.jpg", "a..b.jpg"])
+@pytest.mark.parametrize(
+    "relative", ["images/a.jpg", "a.jpg", "图片/连衣裙.jpg", "a/./b.jpg", "a..b.jpg"]
+)
 def test_a_path_inside_is_taken(relative, tmp_path):
     assert contained(tmp_path, relative).is_relative_to(tmp_path)
 

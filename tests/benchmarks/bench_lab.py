@@ -46,8 +46,12 @@ def measure(title: str, words: list[str], cwd: Path) -> None:
     """Run one command and print its wall time and peak memory."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        words, cwd=cwd, env={**os.environ, "LAB_ROOT": str(cwd)}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        words,
+        cwd=cwd,
+        env={**os.environ, "LAB_ROOT": str(cwd)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     peak = 0
     done = threading.Event()
@@ -74,8 +78,13 @@ def best_of(times: int, words: list[str], cwd: Path) -> float:
     shortest = float("inf")
     for _ in range(times):
         began = time.perf_counter()
-        subprocess.run(words, cwd=cwd, env={**os.environ, "LAB_ROOT": str(cwd)}, check=True,
-                       capture_output=True)
+        subprocess.run(
+            words,
+            cwd=cwd,
+            env={**os.environ, "LAB_ROOT": str(cwd)},
+            check=True,
+            capture_output=True,
+        )
         shortest = min(shortest, time.perf_counter() - began)
     return shortest
 
@@ -84,7 +93,9 @@ def main() -> None:
     """Measure each claim once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="full", choices=["demo", "full"])
-    parser.add_argument("--rows", type=int, default=1_000_000, help="FAQ rows of the large analysis")
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, help="FAQ rows of the large analysis"
+    )
     arguments = parser.parse_args()
     lab = str(LAB)
     print(machine.description())
