@@ -205,7 +205,7 @@ def record(values: Mapping[str, Any], *, caption: str) -> Html:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Keep one line of a notebook cell up to date; gives progress(stage, done, total).
+    """Keep one line of a notebook cell up to date; gives what takes stage, done and total.
 
     The line is gone when the work is done. Outside a notebook nothing is shown.
     """
