@@ -20,6 +20,7 @@ import stat
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -418,7 +419,10 @@ def _batch(
 
 
 def _open_tables(entry: Path, manifest: Mapping[str, Any]) -> dict[str, Dataset]:
-    from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
+    with warnings.catch_warnings():
+        # In a notebook without ipywidgets tqdm warns that it draws its bars as text; none is drawn.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 
     tables = {}
     for form in FORMS:

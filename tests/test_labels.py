@@ -164,6 +164,18 @@ def test_a_wrong_colour_alone_is_found_in_any_language(shop: Shop, language: str
     assert found["row"].tolist() == [row_of(9, language)]
 
 
+def test_a_wrong_colour_in_all_languages_is_not_hidden_by_the_right_object(shop: Shop) -> None:
+    wrong = {at: (other(shop.kinds[at], shape=0), LANGUAGES) for at in (3, 11, 24, 38, 52)}
+    found = labels.suspects(shop.table(wrong), shop.folder, seed=0)
+    assert set(found["row"]) == {row_of(at, name) for at in wrong for name in LANGUAGES}
+
+
+def test_many_wrong_labels_do_not_hide_each_other(shop: Shop) -> None:
+    wrong = {at: (other(shop.kinds[at], colour=1 + at % 4), LANGUAGES) for at in range(0, 60, 5)}
+    found = labels.suspects(shop.table(wrong), shop.folder, seed=0)
+    assert set(found["row"]) == {row_of(at, name) for at in wrong for name in LANGUAGES}
+
+
 def test_without_pixels_the_languages_are_compared(shop: Shop, tmp_path: Path) -> None:
     wrong = {
         4: (other(shop.kinds[4]), LANGUAGES),
@@ -383,6 +395,20 @@ def test_labels_that_go_together_by_chance_only_have_no_power() -> None:
     verdicts = labels.judge(words, [None] * 200, seed=0)
     assert not verdicts.score.any()
     assert max(verdicts.power.values()) < labels.LEAST_POWER
+    assert not verdicts.judged.any()
+
+
+def test_a_view_that_would_miss_most_errors_is_not_used() -> None:
+    # Of two labels at random, 1 - 0.8**2 - 0.2**2 = 32 % differ: no more can be noticed.
+    kinds = np.arange(100) % 5 == 0
+    words = {
+        "en": [labels.words_of("blue" if kind else "red", "") for kind in kinds],
+        "zh": [labels.words_of("蓝" if kind else "红", "") for kind in kinds],
+    }
+    words["zh"][7] = labels.words_of("蓝", "")
+    verdicts = labels.judge(words, [None] * 100, seed=0)
+    assert 0.2 < max(verdicts.power.values()) < 0.35
+    assert not verdicts.score.any()
     assert not verdicts.judged.any()
 
 
