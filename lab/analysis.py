@@ -52,8 +52,8 @@ RULES: Mapping[str, str] = {
     "image_defects": inspection.IMAGE_RULE,
     "image_duplicates": duplicates.IMAGE_RULE,
     "label_mismatch": (
-        "annotation or description in one language do not go with those in the others, by the "
-        "words that usually go together"
+        "annotation or description go neither with the image's colour and outline nor with those "
+        "in its other languages, by what goes together over all images"
     ),
     "audio_defects": inspection.AUDIO_RULE,
     "audio_pace": inspection.PACE_RULE,

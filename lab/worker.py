@@ -385,7 +385,8 @@ def _conclusion(notebook: Any) -> list[dict[str, Any]] | None:
 
 
 def _plain(text: str) -> str:
-    return printable(_ANSI.sub("", str(text)))
+    """Return a text that shows and does nothing: no colours, no controls, its lines kept."""
+    return "\n".join(printable(line) for line in _ANSI.sub("", str(text)).splitlines())
 
 
 def _one_line(error: BaseException) -> str:

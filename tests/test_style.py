@@ -32,8 +32,9 @@ def run(root, *words):
         ("ruff", "check", "--no-cache", "."),
         ("ruff", "format", "--no-cache", "--check", "."),
         ("lint-imports", "--no-cache"),
+        ("nbstripout", "--verify", *map(str, NOTEBOOKS)),
     ],
-    ids=["lint", "format", "floors"],
+    ids=["lint", "format", "floors", "notebooks"],
 )
 def test_a_tool_finds_nothing(root, words):
     answer = run(root, *words)
