@@ -51,10 +51,7 @@ RULES: Mapping[str, str] = {
     ),
     "image_defects": inspection.IMAGE_RULE,
     "image_duplicates": duplicates.IMAGE_RULE,
-    "label_mismatch": (
-        "annotation or description go neither with the image's colour and outline nor with those "
-        "in its other languages, by what goes together over all images"
-    ),
+    "label_mismatch": labels.RULE,
     "audio_defects": inspection.AUDIO_RULE,
     "audio_pace": inspection.PACE_RULE,
     "quarantined": "rows that break the format and were left out",
