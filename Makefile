@@ -18,9 +18,9 @@ setup: .venv/.installed   ## .venv with the packages pinned in constraints.txt
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed, got $$($(PYTHON) --version); set PYTHON=..."; exit 1; }
-	@echo "Installing into .venv; the first time this takes a minute or two."
+	@echo "Installing into .venv (about 3 GB with torch); the first time this takes some minutes."
 	@$(PYTHON) -m venv .venv || { echo "python3 lacks venv; on Debian: apt install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,test]"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[demo,test,train]"
 	@touch $@
 
 jupyter: setup            ## JupyterLab on the notebooks

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -28,7 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.errors import CorpusError, LabError, UsageError, message, printable
+from lab.model_commands import models_app
 from lab.tenants import find_root, known_tenants
+from lab.terminal import bar, err, out, short
 
 if TYPE_CHECKING:
     from lab.execute import Event
@@ -43,10 +43,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make and check tenants' corpora.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
 
-# Into a file or a pipe nothing is folded: whoever reads it there searches for whole lines.
-_out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-_err = Console(stderr=True, highlight=False)
 _STATUS_STYLE = {"ok": "green", "reused": "cyan", "failed": "bold red", "interrupted": "yellow"}
 _STATE_STYLE = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
@@ -74,7 +72,7 @@ def main() -> None:
     except LabError as error:
         _fail(error, 1, debug=debug)
     except KeyboardInterrupt:
-        _err.print("interrupted", style="yellow")
+        err.print("interrupted", style="yellow")
         raise SystemExit(1) from None
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads any more; say nothing about it
@@ -87,9 +85,9 @@ def _fail(error: BaseException, code: int, *, debug: bool) -> None:
     if debug:
         raise error
     lines = str(error).splitlines() or [type(error).__name__]
-    _err.print(Text("error: ", style="bold red").append(lines[0], style="none"), soft_wrap=True)
+    err.print(Text("error: ", style="bold red").append(lines[0], style="none"), soft_wrap=True)
     for line in lines[1:]:
-        _err.print(Text(f"       {line}"), soft_wrap=True)
+        err.print(Text(f"       {line}"), soft_wrap=True)
     raise SystemExit(code) from None
 
 
@@ -122,7 +120,7 @@ def data_make(
             seed=seed,
             defect_share=resolved.settings.synthesis.defect_share if defects else 0.0,
         )
-        with _bar(f"making {tenant}") as progress:
+        with bar(f"making {tenant}") as progress:
             made = synthesis.make(
                 recipe,
                 resolved.data_folder,
@@ -132,7 +130,7 @@ def data_make(
             )
         counts = ", ".join(f"{count} {what}" for what, count in made.counts.items() if count)
         done = "made" if made.redone else "unchanged, nothing to do"
-        _out.print(Text(f"{tenant}: {done}: {counts} in {_short(made.folder, root)}"))
+        out.print(Text(f"{tenant}: {done}: {counts} in {short(made.folder, root)}"))
 
 
 @data_app.command("check")
@@ -150,7 +148,7 @@ def data_check(
         raise UsageError("name one tenant, or a folder with --path")
     resolved = params.load(tenant or known_tenants(root)[0], root=root)
     folder = path if path is not None else resolved.data_folder
-    with _bar(f"checking {tenant or path}") as progress:
+    with bar(f"checking {tenant or path}") as progress:
         report = corpus.check(
             folder,
             data=resolved.settings.data,
@@ -158,12 +156,12 @@ def data_check(
             progress=progress,
         )
     for problem in report.problems:
-        _out.print(Text(f"{_short(folder, root)}/{problem}"), soft_wrap=True)
+        out.print(Text(f"{short(folder, root)}/{problem}"), soft_wrap=True)
     rows = ", ".join(f"{count} rows in {table}" for table, count in report.rows.items())
     if report.problems:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
         raise CorpusError(f"{len(report.problems)} problems ({kinds}); {rows}")
-    _out.print(Text(f"{_short(folder, root)}: no problems; {rows}"), soft_wrap=True)
+    out.print(Text(f"{short(folder, root)}: no problems; {rows}"), soft_wrap=True)
 
 
 # --- lab run --------------------------------------------------------------------------------------
@@ -213,7 +211,7 @@ def run(
     index = _write_indexes(root)
     failed = [outcome for outcome in outcomes if outcome.status in ("failed", "interrupted")]
     done = len(outcomes) - len(failed)
-    _out.print(Text(f"{done} of {len(outcomes)} reports are good; open {index}"), soft_wrap=True)
+    out.print(Text(f"{done} of {len(outcomes)} reports are good; open {index}"), soft_wrap=True)
     if failed:
         raise SystemExit(1)
 
@@ -221,7 +219,7 @@ def run(
 @app.command()
 def report() -> None:
     """Rebuild the tenants' and the global index from the reports that are there."""
-    _out.print(Text(str(_write_indexes(find_root()))), soft_wrap=True)
+    out.print(Text(str(_write_indexes(find_root()))), soft_wrap=True)
 
 
 def _write_indexes(root: Path) -> Path:
@@ -249,7 +247,7 @@ def _show_settings(
             if origin is None:
                 origin = resolved.origins.get(name, "command line" if name in given else notebook)
             table.add_row(f"{notebook}: {name}", Text(str(value)), origin)
-    _out.print(table)
+    out.print(table)
 
 
 def _flatten(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -273,7 +271,7 @@ def doctor() -> None:
     for finding in findings:
         style = _STATE_STYLE[finding.state]
         table.add_row(finding.what, Text(finding.found, style=style), Text(finding.follows))
-    _out.print(table)
+    out.print(table)
     if any(finding.state == "missing" for finding in findings):
         raise SystemExit(1)
 
@@ -282,38 +280,9 @@ def doctor() -> None:
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Give a progress(stage, done, total) that draws a bar on a terminal, and lines elsewhere."""
-    if not _err.is_terminal:
-        last = ""
-
-        def lines(stage: str, done: int, total: int) -> None:
-            nonlocal last
-            quarter = 4 * done // total if total else 0
-            text = f"{title}: {stage} {25 * quarter} %" if total else f"{title}: {stage}"
-            if text != last:
-                last = text
-                _err.print(Text(text))
-
-        yield lines
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=_err, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda stage, done, total: progress.update(
-            task, description=f"{title}: {stage}", completed=done, total=total or None
-        )
-
-
-@contextmanager
 def _run_progress() -> Iterator[Callable[[Event], None]]:
     """Give the ``show`` of a batch: a line for what ended, a bar for what runs."""
-    if not _err.is_terminal:
+    if not err.is_terminal:
         yield lambda event: _print_event(event, cells=True)
         return
     columns = (
@@ -322,7 +291,7 @@ def _run_progress() -> Iterator[Callable[[Event], None]]:
         TextColumn("cell {task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=_err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True) as progress:
         bars: dict[tuple[str, str], TaskID] = {}
 
         def show(event: Event) -> None:
@@ -343,7 +312,7 @@ def _print_event(event: Event, *, cells: bool) -> None:
     if event.kind == "cell":
         if cells:
             line.append(f"cell {event.cell}/{event.cells}  {event.seconds:.0f} s")
-            _err.print(line)
+            err.print(line)
         return
     if event.kind == "planned":
         return
@@ -354,10 +323,6 @@ def _print_event(event: Event, *, cells: bool) -> None:
     else:
         line.append("running" if event.kind == "started" else event.kind)
     first, *more = event.text.splitlines() or [""]
-    _err.print(line.append(f"  {printable(first)}" if first else ""), soft_wrap=True)
+    err.print(line.append(f"  {printable(first)}" if first else ""), soft_wrap=True)
     for text in more:
-        _err.print(Text(f"    {printable(text)}"), soft_wrap=True)
-
-
-def _short(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+        err.print(Text(f"    {printable(text)}"), soft_wrap=True)

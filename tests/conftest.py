@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,18 @@ from filelock import FileLock
 from lab import machine, synthesis
 from lab.params import Scale
 
+# As many test processes as cores run at a time; with threads of their own they would queue up.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 LAB = Path(sys.executable).with_name("lab")
 GOOD_END = (
     "from lab import slo\n"
     'slo.Conclusion([slo.Metric("answer_f1", 0.9, unit="share", n=10, ci=(0.8, 0.95))])'
 )
+
+# Copies of params/ go without the 48 MB of the demo suite, which few tests need.
+NO_WEIGHTS = shutil.ignore_patterns(".ipynb_checkpoints", "*.safetensors")
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def make_project(tmp_path: Path) -> Callable[..., Path]:
         notebooks: Mapping[str, Sequence[str]], *, tenants: Sequence[str] = ("medical",)
     ) -> Path:
         project = tmp_path / "project"
-        shutil.copytree(ROOT / "params", project / "params")
+        shutil.copytree(ROOT / "params", project / "params", ignore=NO_WEIGHTS)
         for path in (project / "params" / "tenants").glob("*.yaml"):
             if path.stem not in tenants:
                 path.unlink()
@@ -141,9 +148,7 @@ def fresh_project(demo_project: Path, tmp_path: Path) -> Path:
 def copy_project(folder: Path) -> None:
     """Copy what a project consists of besides its data."""
     for name in ("params", "notebooks"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints")
-        )
+        shutil.copytree(ROOT / name, folder / name, ignore=NO_WEIGHTS)
     shutil.copy(ROOT / "constraints.txt", folder)
     (folder / "reports").mkdir()
 

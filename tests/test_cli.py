@@ -6,14 +6,14 @@ import json
 import shutil
 
 import pytest
-from conftest import lab
+from conftest import NO_WEIGHTS, lab
 
 GOOD_ROW = {"question": "问题？", "answer": "答案。", "language": "zh", "annotation": "类别"}
 
 
 @pytest.fixture
 def project(root, tmp_path):
-    shutil.copytree(root / "params", tmp_path / "params")
+    shutil.copytree(root / "params", tmp_path / "params", ignore=NO_WEIGHTS)
     (tmp_path / "notebooks").mkdir()
     return tmp_path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from conftest import NO_WEIGHTS
 from PIL import Image
 from test_media import jpeg, tone, wav
 from test_validation import make_corpus
@@ -25,7 +26,7 @@ SMALL = ("data.image_width=32", "data.image_height=32")
 
 def make_project(root):
     """A project folder with the lab's own settings and one sound corpus."""
-    shutil.copytree(ROOT / "params", root / "params")
+    shutil.copytree(ROOT / "params", root / "params", ignore=NO_WEIGHTS)
     make_corpus(root / "data" / "medical")
     return root
 

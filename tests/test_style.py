@@ -110,7 +110,8 @@ def test_what_is_installed_is_what_is_pinned(root):
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # of another platform
-        assert installed == version, name
+        # A build for one kind of machine bears a label of its own: 2.13.0+cpu.
+        assert installed.partition("+")[0] == version, name
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

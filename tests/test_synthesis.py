@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lab import corpus, params, synthesis
+from lab import corpus, drawing, params, synthesis
 from lab.errors import CorpusError, ParameterError
 from lab.params import Scale
 
@@ -99,6 +99,20 @@ def test_one_phrasing_of_each_intent_is_held_out(made):
     assert {row["setting"] for row in held_out} == {"phrasing 6"}
     assert all(row["setting"] != "phrasing 6" for row in faq if row["split"] == "train")
     assert {row["file"] for row in splits} == {"faq.json", "images.csv", "speech.json"}
+
+
+def test_what_the_demo_suite_never_saw_is_marked(made):
+    splits = rows(made, "splits.csv")
+    faq = [row["split"] for row in splits if row["file"] == "faq.json"]
+    assert 0 < faq.count("heldout_filling") < 0.3 * len(faq)
+    catalogue = drawing.load_objects()
+    kinds = {kind.id: kind for kind in catalogue.of_tenant("medical").kinds}
+    colours = {colour.id: colour for colour in catalogue.colours}
+    for row in splits:
+        if row["file"] == "images.csv":
+            kind, colour = row["setting"].split(" ")
+            held_out = drawing.held_out(kinds[kind], colours[colour])
+            assert (row["split"] == "heldout_look") == held_out
 
 
 def test_media_are_what_the_format_says(made):

@@ -1,0 +1,170 @@
+"""Checkpoints by role, loaded and asked: one interface for all of them.
+
+Owns loading in the dtype and quantization asked for, what it took, and batches: queries of similar
+length together, answers in the queries' order. Knows nothing of suites, tenants, clocks around
+requests, or of how good an answer is.
+
+Roles: ``vlm`` (image and text, or text alone, to text), ``asr`` (speech to text), ``clip`` (image
+or text to a vector), ``encoder`` (text to a vector).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lab import checkpoints, roles
+from lab.errors import ParameterError, message
+from lab.queries import Answer, Generation, Query
+from lab.roles import ROLES, Engine, Role
+
+if TYPE_CHECKING:
+    import torch
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What loading took.
+
+    Attributes:
+        stored_bytes: of the checkpoint's weights on disk.
+        loaded_bytes: of all parameters and buffers in memory, quantization constants included.
+        seconds: from the call to a model that is ready, processor included.
+    """
+
+    stored_bytes: int
+    loaded_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded checkpoint and what loading it took."""
+
+    engine: Engine
+    loaded: Loaded
+
+    @property
+    def role(self) -> Role:
+        """What it does in its suite."""
+        return self.engine.role
+
+    @property
+    def digest(self) -> str:
+        """Of weights and configuration, ``sha256:...``."""
+        return self.engine.checkpoint.digest
+
+    def ask(
+        self,
+        queries: Sequence[Query],
+        *,
+        batch_size: int | None = None,
+        generation: Generation | None = None,
+    ) -> list[Answer]:
+        """Answer queries, in their order.
+
+        Args:
+            queries: any mix that the role can take; others come back with an ``error``.
+            batch_size: at most so many at a time, those of similar length together; None: all.
+            generation: of vlm and asr.
+        Raises: ParameterError for a batch size below 1. Running out of memory is not caught.
+        """
+        import torch
+
+        if batch_size is not None and batch_size < 1:
+            raise ParameterError(message("batch_size must be at least 1", got=batch_size))
+        answers: list[Answer | None] = [None] * len(queries)
+        able = []
+        for at, query in enumerate(queries):
+            problem = roles.problem(self.engine, query)
+            if problem:
+                answers[at] = Answer(error=problem)
+            else:
+                able.append(at)
+        able.sort(key=lambda at: roles.size(queries[at]))
+        step = batch_size or max(1, len(able))
+        with torch.inference_mode():
+            for first in range(0, len(able), step):
+                places = able[first : first + step]
+                given = roles.ask(
+                    self.engine, [queries[at] for at in places], generation or Generation()
+                )
+                for at, answer in zip(places, given, strict=True):
+                    answers[at] = answer
+        return [answer for answer in answers if answer is not None]
+
+
+def load(
+    role: Role,
+    folder: Path,
+    *,
+    dtype: DType = "float32",
+    quantization: Any = None,
+    attention: str | None = None,
+    device: str = "cpu",
+    cache: Path | None = None,
+) -> Model:
+    """Load a checkpoint for a role.
+
+    Weights are mapped from safetensors and converted tensor by tensor, so that memory holds one
+    copy. Nothing from the checkpoint can run code, and nothing is fetched.
+
+    Args:
+        role: one of ROLES.
+        folder: as ``save_pretrained`` of transformers or sentence-transformers writes it.
+        dtype: of the weights that are not quantized, and of the computation.
+        quantization: a quantization config of transformers, or None.
+        attention: transformers' name of an implementation, such as sdpa or eager; None: its choice.
+        device: cpu, cuda or cuda:N.
+        cache: where digests of large checkpoints are remembered.
+    Raises: MissingError, ModelError (see lab.checkpoints.inspect; also weights that are missing,
+        or of another shape than the model needs), ParameterError.
+    """
+    if role not in ROLES:
+        raise ParameterError(message(f"role must be one of {', '.join(ROLES)}", got=role))
+    if dtype not in DTYPES:
+        raise ParameterError(message(f"dtype must be one of {', '.join(DTYPES)}", got=dtype))
+    checkpoint = checkpoints.inspect(folder, role=role, cache=cache)
+    started = time.perf_counter()
+    options = {"dtype": dtype, "device_map": device}
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    if attention is not None:
+        options["attn_implementation"] = attention
+    engine = roles.load(role, checkpoint, options)
+    seconds = time.perf_counter() - started
+    return Model(engine, Loaded(checkpoint.stored_bytes, memory_bytes(engine.module), seconds))
+
+
+def memory_bytes(module: torch.nn.Module) -> int:
+    """Return the bytes of a module's parameters and buffers, each storage once.
+
+    bitsandbytes keeps the constants of 4-bit weights outside the buffers; they are counted too.
+    """
+    storages = {}
+    for tensor in _tensors(module):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    for tensor in (*module.parameters(), *module.buffers()):
+        yield tensor
+        state = getattr(tensor, "quant_state", None)
+        for one in (state, getattr(state, "state2", None)):
+            for name in ("absmax", "code", "offset"):
+                value = getattr(one, name, None)
+                if hasattr(value, "untyped_storage"):
+                    yield value
+        for name in ("CB", "SCB"):  # of 8-bit weights
+            value = getattr(tensor, name, None)
+            if hasattr(value, "untyped_storage"):
+                yield value
