@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab import assistants, lessons, models, suites
+from lab import assistants, lessons, models, roles, suites
 from lab.errors import LabError
 from lab.lessons import LANGUAGES, Progress
 from lab.models import Model
@@ -75,14 +75,16 @@ def _ask_assistant(vlm: Model, asr: Model | None, language: str, root: Path) -> 
     about = lessons.asked_about(shown, 0, part="exam", language=language)
     asked = lessons.question(0, part="exam", language=language)
     said = lessons.utterance(0, part="exam", language=language)
-    image = shown.draw()
+    # A model of words alone serves tenants without images.
+    image = shown.draw() if roles.sees(vlm.engine) else None
     prompts = lessons.prompts(root)
     queries = {
         "text": Query(text=asked.text, language=language, system=prompts[asked.tenant]),
-        "image_text": Query(
-            text=about.text, image=image, language=language, system=prompts[shown.tenant]
-        ),
     }
+    if image is not None:
+        queries["image_text"] = Query(
+            text=about.text, image=image, language=language, system=prompts[shown.tenant]
+        )
     if asr is not None:
         aloud = lessons.Utterance(about.text, language, said.voice, said.seed)
         queries["speech"] = Query(audio=said.speak(), language=language)

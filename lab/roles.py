@@ -79,7 +79,7 @@ def problem(engine: Engine, query: Query) -> str:
                 remedy="cut it, or take a model with a longer window",
             )
         return ""
-    if query.image is not None and not _sees(engine):
+    if query.image is not None and not sees(engine):
         return message("the model must take images", got=engine.checkpoint.architecture)
     if any("\ud800" <= char <= "\udfff" for char in query.text + query.system):
         return message("words must be valid Unicode", got=query.text, remedy="mend the corpus")
@@ -88,7 +88,8 @@ def problem(engine: Engine, query: Query) -> str:
     return ""
 
 
-def _sees(engine: Engine) -> bool:
+def sees(engine: Engine) -> bool:
+    """Whether a model takes images."""
     return engine.role == "clip" or (
         engine.role == "vlm" and getattr(engine.processor, "image_processor", None) is not None
     )
@@ -173,7 +174,7 @@ def _generate(engine: Engine, queries: Sequence[Query], generation: Generation) 
         pad_token_id=tokenizer.pad_token_id,
     )
     written = out[:, longest:]
-    counts = _written(written, _ends(engine.module))
+    counts = _written(written, _ends(engine.module), most=generation.most)
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)
     return [
         Answer(text=text.strip(), tokens_in=length, tokens_out=count)
@@ -229,13 +230,17 @@ def framing(engine: Engine, prompts: Sequence[str]) -> dict[str, bool]:
     return {"add_special_tokens": not (begin and prompts[0].startswith(begin))}
 
 
-def _written(ids: torch.Tensor, ends: set[int]) -> list[int]:
-    """Return how many tokens of each row were generated: up to the first that ends it."""
-    counts = []
-    for row in ids.tolist():
-        stop = next((at + 1 for at, token in enumerate(row) if token in ends), len(row))
-        counts.append(stop)
-    return counts
+def _written(ids: torch.Tensor, ends: set[int], *, most: int) -> list[int]:
+    """Return how many tokens of each row were generated, the one that ends it included.
+
+    Whisper cuts the end off where no longer row of the batch needs the place: a row that stopped
+    before ``most`` had one all the same.
+    """
+    before = [
+        next((at for at, token in enumerate(row) if token in ends), len(row))
+        for row in ids.tolist()
+    ]
+    return [min(count + 1, most) for count in before]
 
 
 def _ends(module: Any) -> set[int]:
@@ -281,17 +286,18 @@ def _ask_asr(engine: Engine, queries: Sequence[Query], generation: Generation) -
         options["task"] = "transcribe"
         if known[0]:
             options["language"] = [query.language for query in queries]
-    room = engine.module.config.max_target_positions
+    # Start, language, task and "no timestamps" take four of its places.
+    most = min(generation.most, engine.module.config.max_target_positions - 4)
     out = engine.module.generate(
         **inputs,
         **options,
         do_sample=False,
         num_beams=1,
-        max_new_tokens=min(generation.most, room - 4),  # start, language, task, no timestamps
+        max_new_tokens=most,
         min_new_tokens=generation.least,
         return_timestamps=False,
     )
-    counts = _written(out, _ends(engine.module))
+    counts = _written(out, _ends(engine.module), most=most)
     texts = engine.processor.batch_decode(out, skip_special_tokens=True)
     return [
         Answer(text=text.strip(), tokens_out=count, audio_s=query.seconds)

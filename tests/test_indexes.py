@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,8 @@ def make_site(root: Path, *, title: str = "Medical") -> Path:
     (root / "params" / "tenants").mkdir(parents=True)
     here = Path(__file__).parent.parent / "params"
     (root / "params" / "lab.yaml").write_text((here / "lab.yaml").read_text("utf-8"), "utf-8")
+    (root / "params" / "models").mkdir()
+    shutil.copy(here / "models" / "demo.yaml", root / "params" / "models")
     names = json.dumps({"zh": title, "en": title, "ja": "医療"})  # JSON is YAML
     (root / "params/tenants/medical.yaml").write_text(f"title: {names}\n", "utf-8")
     (root / "params/tenants/shop.yaml").write_text("title: [broken", "utf-8")

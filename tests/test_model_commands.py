@@ -93,7 +93,7 @@ def test_the_list_shows_problems_and_goes_on(project):
 
 
 def test_a_suite_that_there_is_not_is_wrong_usage(project):
-    for command in ("list", "pin", "check", "evaluate", "train-demo"):
+    for command in ("list", "pin", "check", "evaluate"):
         answer = run(command, "nine")
         assert isinstance(answer.exception, UsageError)
         assert "a suite must be one of mine, got 'nine'; did you mean mine?" in str(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import NO_WEIGHTS
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from lab import (
+    checkups,
     demo_asr,
     demo_clip,
     demo_encoder,
@@ -142,8 +145,6 @@ class TestEveryRole:
 
 
 def copied(folder, to):
-    import shutil
-
     shutil.copytree(folder, to / folder.name)
     return to / folder.name
 
@@ -234,7 +235,7 @@ def llama(tmp_path_factory):
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=64,
+            max_position_embeddings=512,
             pad_token_id=0,
             bos_token_id=1,
             eos_token_id=2,
@@ -253,6 +254,21 @@ class TestOtherCheckpoints:
             generation=Generation(most=4),
         )
         assert all(0 < answer.tokens_out <= 4 for answer in answers)
+
+    @pytest.mark.parametrize("answering", ["vlm", "llama"])
+    def test_a_suite_of_them_needs_only_a_yaml(self, suite, llama, root, tmp_path, answering):
+        shutil.copytree(root / "params", tmp_path / "params", ignore=NO_WEIGHTS)
+        folders = {role: suite / role for role in models.ROLES}
+        if answering == "llama":
+            folders["vlm"] = llama
+        lines = [f'  {role}: {{folder: "{at}", memory: small}}' for role, at in folders.items()]
+        (tmp_path / "params/models/mine.yaml").write_text("\n".join(["roles:", *lines]))
+        found = checkups.check("mine", root=tmp_path, progress=lambda *words: None)
+        assert not [one for one in found if one.problem]
+        kinds = {one.kind for one in found}
+        assert {"text", "speech", "joint"} < kinds
+        assert ("image_text" in kinds) == (answering == "vlm")
+        assert {one.language for one in found} == set(LANGUAGES)
 
     def test_quantized_weights_take_less(self, suite, loaded):
         config = BitsAndBytesConfig(
