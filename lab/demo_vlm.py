@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab import demo_clip, lessons, vocabularies
+from lab import checkpoints, demo_clip, lessons, vocabularies
 from lab.lessons import Picture, Progress
 from lab.training import Schedule, Trained, fit
 
@@ -120,12 +120,15 @@ def train(
         losses = torch.nn.functional.cross_entropy(scores, target[wanted], reduction="none")
         return (losses * weight[wanted]).sum() / weight.sum()
 
+    recipe = lessons.recipe(
+        "demo_vlm", pictures, batch, read, sorted(prompts.items()), checkpoints.digest(clip)
+    )
     trained = fit(
         [core.multi_modal_projector, core.language_model],
         loss_of,
         schedule,
         work / "vlm",
-        recipe=f"vlm {batch}",
+        recipe=recipe,
         progress=progress,
     )
     save(model.eval(), tokenizer, folder)

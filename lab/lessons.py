@@ -126,6 +126,24 @@ def prompts(root: Path) -> dict[str, str]:
     }
 
 
+def recipe(module: str, *facts: object) -> str:
+    """Return a digest of all that shapes a recipe of the demo suite.
+
+    A checkpoint of another recipe must not be gone on with: its words have other numbers.
+
+    Args:
+        module: the recipe's, such as ``demo_asr``.
+        facts: what else decides the outcome; their repr must be the same in every process.
+    """
+    folder = Path(__file__).parent
+    files = [folder / f"{name}.py" for name in (module, "lessons", "vocabularies")]
+    files += sorted((folder / "grammars" / "paraphrases").glob("*.yaml"))
+    digest = hashlib.sha256(repr((synthesis.code_digest(), *facts)).encode())
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
 # --- questions ------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from lab.checkpoints import Checkpoint
     from lab.suites import Source, Suite
 
-models_app = typer.Typer(help="See, check, measure, pin and train model suites.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="See, check, measure, pin and train model suites.", no_args_is_help=True
+)
 
 SuiteName = Annotated[
     str | None, typer.Argument(metavar="[SUITE]", help="A suite; all if none is named.")

@@ -129,6 +129,23 @@ def test_encoder(tmp_path):
     assert answer.vector.shape == (demo_encoder.OUTPUT,)
 
 
+def test_a_recipe_is_told_by_all_that_shapes_it(monkeypatch):
+    known = lessons.recipe("demo_asr", 10, 4)
+    assert known == lessons.recipe("demo_asr", 10, 4)
+    assert known != lessons.recipe("demo_asr", 11, 4)
+    assert known != lessons.recipe("demo_vlm", 10, 4)
+    monkeypatch.setattr(lessons.synthesis, "code_digest", lambda: "other grammars")
+    assert known != lessons.recipe("demo_asr", 10, 4)
+
+
+def test_other_sentences_are_not_taken_for_those_the_teacher_was_asked(tmp_path):
+    first, second = (
+        demo_encoder._teach([text], tmp_path, quiet) for text in ("a red sofa", "exam fees")
+    )
+    assert not torch.equal(first, second)
+    assert torch.equal(first, demo_encoder._teach(["a red sofa"], tmp_path, quiet))
+
+
 def test_a_vlm_needs_the_clip_of_its_suite(root, tmp_path):
     with pytest.raises(MissingError, match="train-demo clip first"):
         demo_suite.train("vlm", root=root, to=tmp_path, progress=quiet)
