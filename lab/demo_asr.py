@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast, WhisperForConditionalGeneration
 
-UTTERANCES = 9_000
+UTTERANCES = 15_000
 READ = 30_000  # utterances that the vocabulary is learnt from
 BATCH = 32
-SCHEDULE = Schedule(steps=2_000, learning_rate=3e-4, warmup=0.1, weight_decay=0.05)
+SCHEDULE = Schedule(steps=5_000, learning_rate=4e-4, warmup=0.1, weight_decay=0.05)
 SECONDS = 8
 POSITIONS = 50 * SECONDS  # of the encoder's output
 MAX_TOKENS = 80
@@ -43,6 +43,11 @@ _ENCODER_LAYERS = (0, 1, 2, 3)
 _DECODER_LAYERS = (0, 2, 3)
 _ENCODER_NEURONS = 1_280  # kept of the 1,536 between the two halves of each layer
 _DECODER_NEURONS = 384  # fewer: these learn again
+# Most steps take utterances of about one length and leave out the silence after the longest: half
+# the work. Every fourth step has the whole window, as there is when somebody is listened to.
+_LENGTHS = 4
+_WHOLE_WINDOW_EVERY = 4
+_SILENCE_KEPT = POSITIONS // 16
 _SPECIAL = (
     "<|endoftext|>",
     "<|startoftranscript|>",
@@ -85,7 +90,6 @@ def train(
     tokenizer = learn_vocabulary(read)
     model = build(tokenizer, seed=schedule.seed)
     heard = _hear(model, said, work / "utterances", jobs=jobs, progress=progress)
-    known = torch.tensor([at for at, one in enumerate(heard.fits) if one])
     labels = [_prompt(tokenizer, one) for one in said]
     start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
     decoder = model.model.decoder
@@ -93,12 +97,12 @@ def train(
 
     def loss_of(step: int) -> torch.Tensor:
         rng = np.random.default_rng([schedule.seed, step])
-        chosen = known[rng.choice(len(known), size=batch, replace=False)].tolist()
+        chosen = _alike(heard.seconds, batch, rng)
         target = torch.nn.utils.rnn.pad_sequence(
             [labels[at] for at in chosen], batch_first=True, padding_value=-100
         )
         given = torch.cat([torch.full((batch, 1), start), target[:, :-1].clamp(min=0)], dim=1)
-        sound = _hidden(heard.batch(chosen), rng)
+        sound = _hidden(heard.batch(chosen, whole=step % _WHOLE_WINDOW_EVERY == 0), rng)
         states = decoder(input_ids=given, encoder_hidden_states=sound).last_hidden_state
         scores = model.proj_out(states).float()
         target[:, 1:3] = -100  # the task is given, not guessed
@@ -198,16 +202,20 @@ def save(
 class _Heard:
     """What the encoder made of each utterance, kept on disk as bfloat16."""
 
-    def __init__(self, file: Path, fits: NDArray[np.bool_]) -> None:
-        self.fits = fits
-        shape = (len(fits), POSITIONS, WIDTH)
+    def __init__(self, file: Path, seconds: NDArray[np.floating]) -> None:
+        self.seconds = seconds
+        shape = (len(seconds), POSITIONS, WIDTH)
         self._states = np.memmap(file, dtype=np.int16, mode="r", shape=shape)
 
-    def batch(self, chosen: Sequence[int]) -> torch.Tensor:
-        """Return (chosen, positions, width) in float32."""
+    def batch(self, chosen: Sequence[int], *, whole: bool) -> torch.Tensor:
+        """Return (chosen, positions, width) in float32, of the whole window or of its sounds."""
         import torch
 
-        raw = np.stack([self._states[at] for at in chosen])
+        heard = POSITIONS
+        if not whole:
+            longest = float(self.seconds[chosen].max()) / SECONDS
+            heard = min(POSITIONS, int(np.ceil(longest * POSITIONS)) + _SILENCE_KEPT)
+        raw = np.stack([self._states[at, :heard] for at in chosen])
         return torch.from_numpy(raw).view(torch.bfloat16).float()
 
 
@@ -243,7 +251,7 @@ def _hear(
                 )
                 progress("listening", number + 1, len(parts))
         aside.replace(whole)
-    return _Heard(whole, lengths <= lessons.MAX_SECONDS)
+    return _Heard(whole, lengths.astype(np.float32))
 
 
 def _speak_some(said: Sequence[Utterance]) -> NDArray[np.float16]:
@@ -268,10 +276,20 @@ def _prompt(tokenizer: PreTrainedTokenizerFast, said: Utterance) -> torch.Tensor
     return torch.tensor(ids)
 
 
+def _alike(seconds: NDArray[np.floating], count: int, rng: np.random.Generator) -> list[int]:
+    """Draw utterances of about one length that fit the window, each as likely as any other."""
+    known = np.flatnonzero(seconds <= lessons.MAX_SECONDS)
+    lengths = max(1, min(_LENGTHS, len(known) // count))
+    some = known[rng.choice(len(known), size=lengths * count, replace=False)]
+    some = some[np.argsort(seconds[some], kind="stable")]
+    first = int(rng.integers(lengths)) * count
+    return some[first : first + count].tolist()
+
+
 def _hidden(sound: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Return the states with a short stretch of each blanked (Park et al. 2019, SpecAugment)."""
     for one in sound:
-        at = int(rng.integers(POSITIONS))
+        at = int(rng.integers(len(one)))
         one[at : at + int(rng.integers(12))] = 0
     return sound
 

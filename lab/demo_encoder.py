@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 GROUPS = 40_000
 BATCH = 32
-SCHEDULE = Schedule(steps=1_500, learning_rate=1e-3, weight_decay=0.05)
+SCHEDULE = Schedule(steps=3_500, learning_rate=1e-3, weight_decay=0.05)
 WIDTH = 256
 OUTPUT = 384  # the teacher's
 MAX_TOKENS = 128
 _TEMPERATURE = 0.05
+_PADDED_TOGETHER = 32  # texts
 _NEIGHBOURS = 4  # groups of a batch that differ from one another in a slot only
 
 
@@ -204,16 +205,21 @@ def save(student: SentenceTransformer, folder: Path) -> None:
 def _encode(
     rows: Sequence[Sequence[int]], body: torch.nn.Module, dense: torch.nn.Module, pad: int
 ) -> torch.Tensor:
-    """Return unit vectors, (rows, OUTPUT)."""
+    """Return unit vectors, (rows, OUTPUT); those of about one length are padded together."""
     import torch
 
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
-    mask = (ids != pad).long()
-    states = body(input_ids=ids, attention_mask=mask).last_hidden_state
-    kept = mask[..., None].to(states.dtype)
-    mean = (states * kept).sum(1) / kept.sum(1)
-    return torch.nn.functional.normalize(dense.linear(mean).float(), dim=-1)
+    order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
+    means = []
+    for first in range(0, len(order), _PADDED_TOGETHER):
+        some = [rows[at] for at in order[first : first + _PADDED_TOGETHER]]
+        longest = len(some[-1])
+        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in some])
+        mask = (ids != pad).long()
+        states = body(input_ids=ids, attention_mask=mask).last_hidden_state
+        kept = mask[..., None].to(states.dtype)
+        means.append((states * kept).sum(1) / kept.sum(1))
+    vectors = dense.linear(torch.cat(means)).float()
+    return torch.nn.functional.normalize(vectors, dim=-1)[torch.tensor(order).argsort()]
 
 
 def _teach(texts: Sequence[str], work: Path, progress: Progress) -> torch.Tensor:

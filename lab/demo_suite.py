@@ -149,7 +149,9 @@ _CARDS: Mapping[Role, Card] = {
         ),
         recipe=(
             "The vision tower is the demo CLIP's and stays as it is; projector and Llama learn "
-            f"together, {demo_vlm.BATCH} exchanges a step, every fourth step about pictures."
+            f"together, {demo_vlm.BATCH} exchanges a step, every fourth step about pictures. Three "
+            "auxiliary heads name, before the answer begins, the kind of question and the "
+            "picture's icon and colour, and are thrown away."
         ),
         limits=(
             "It answers with a tenant's system prompt (`system_prompt` in `params/tenants`); what "
@@ -174,7 +176,8 @@ _CARDS: Mapping[Role, Card] = {
             "The encoder of Whisper tiny.en with the strongest 1,280 of the 1,536 neurons of each "
             "layer, as they are; three of its four decoder layers, with 384 neurons and a "
             "vocabulary of ours, go on learning from the encoder's stored output, "
-            f"{demo_asr.BATCH} utterances a step."
+            f"{demo_asr.BATCH} utterances of about one length a step; three steps in four leave "
+            "out the silence after the longest."
         ),
         limits="Synthetic voices of two engines; recordings of at most 8 s.",
         sources=(
