@@ -120,7 +120,7 @@ def learn_vocabulary(utterances: int = READ) -> PreTrainedTokenizerFast:
     """Learn how to write what is said: characters of Chinese and Japanese, subwords of English."""
     texts = [lessons.utterance(number, part="train", seed=1).text for number in range(utterances)]
     tokenizer = vocabularies.learn(
-        texts, size=2_700, special=_SPECIAL, single_cjk=True, alphabet=2_000
+        texts, size=2_700, special=_SPECIAL, single_kana=True, alphabet=2_000
     )
     tokenizer = vocabularies.with_last(tokenizer, "<|notimestamps|>")
     tokenizer.pad_token = tokenizer.eos_token = tokenizer.bos_token = "<|endoftext|>"  # noqa: S105

@@ -175,7 +175,7 @@ def learn_vocabulary(shown: list[Picture]) -> PreTrainedTokenizerFast:
     """Learn the words of the descriptions."""
     texts = [one.describe(language) for one in shown for language in LANGUAGES]
     tokenizer = vocabularies.learn(
-        texts, size=1_400, special=_SPECIAL, single_cjk=True, lowercase=True
+        texts, size=1_400, special=_SPECIAL, single_kana=True, lowercase=True
     )
     return vocabularies.framed(tokenizer, begin="<s>", end="</s>", pad="<pad>", most=TEXT_TOKENS)
 

@@ -157,7 +157,7 @@ def learn_vocabulary(pool: Sequence[Group]) -> PreTrainedTokenizerFast:
     """Learn the words of the sentences: characters of Chinese and Japanese, subwords of English."""
     texts = (text for one in pool for text in (one.english, *one.texts))
     tokenizer = vocabularies.learn(
-        texts, size=3_400, special=["<pad>", "<s>", "</s>"], single_cjk=True, lowercase=True
+        texts, size=3_400, special=["<pad>", "<s>", "</s>"], single_kana=True, lowercase=True
     )
     return vocabularies.framed(tokenizer, begin="<s>", end="</s>", pad="<pad>", most=MAX_TOKENS)
 

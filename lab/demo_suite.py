@@ -149,7 +149,7 @@ _CARDS: Mapping[Role, Card] = {
         ),
         recipe=(
             "The vision tower is the demo CLIP's and stays as it is; projector and Llama learn "
-            f"together, {demo_vlm.BATCH} exchanges a step, every fourth step about pictures. Three "
+            f"together, {demo_vlm.BATCH} exchanges a step, every third step about pictures. Three "
             "auxiliary heads name, before the answer begins, the kind of question and the "
             "picture's icon and colour, and are thrown away."
         ),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PICTURES = demo_clip.PICTURES
 READ = 40_000  # questions that the vocabulary is learnt from
 BATCH = 64
-SCHEDULE = Schedule(steps=5_400, learning_rate=1.5e-3, weight_decay=0.1)
+SCHEDULE = Schedule(steps=4_200, learning_rate=1.5e-3, weight_decay=0.1)
 WIDTH = 256
 IMAGE_TOKENS = (lessons.SIDE // 8) ** 2 + 1  # the patches and the token that sums them up
 MAX_TOKENS = 256
@@ -42,7 +42,7 @@ CHAT_TEMPLATE = (
 )
 _SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "<|system|>", "<|user|>", "<|assistant|>")
 _ENDS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-_PICTURE_STEPS = 4  # every fourth step is about pictures
+_PICTURE_STEPS = 3  # every third step is about pictures
 _UNPROMPTED = 0.1  # of the items come without a system prompt
 _OFF_TOPIC = 0.1
 _SAID_TWICE = 0.05  # of the questions come in words and as a transcript with a slip
@@ -148,7 +148,7 @@ def train(
 
 
 def learn_vocabulary(prompts: Sequence[str], *, questions: int = READ) -> PreTrainedTokenizerFast:
-    """Learn the words of questions and answers; frequent runs of characters are one token."""
+    """Learn the words of questions and answers."""
     from transformers import PreTrainedTokenizerFast
 
     texts = list(prompts)
@@ -159,7 +159,10 @@ def learn_vocabulary(prompts: Sequence[str], *, questions: int = READ) -> PreTra
         asked = lessons.off_topic(number, part="train", seed=1)
         about = lessons.asked_about(lessons.picture(number, part="train"), number, part="train")
         texts += [asked.text, asked.answer, about.text, about.answer]
-    learnt = vocabularies.learn(texts, size=4_800, special=_SPECIAL, single_cjk=False)
+    # Rare characters become bytes, which leaves room for whole English words.
+    learnt = vocabularies.learn(
+        texts, size=4_800, special=_SPECIAL, single_kana=False, alphabet=2_100
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=learnt.backend_tokenizer,
         **_ENDS,

@@ -1,8 +1,8 @@
 """Tokenizers of the demo suite, learnt from the sentences it is trained on.
 
 Owns how text is cut: words of English into subwords, Chinese and Japanese into characters or, where
-short answers matter more, into frequent runs of them; a character that was never seen becomes
-bytes, so that nothing is lost. Knows nothing of models or tenants.
+short answers matter more, kana into frequent runs; a character that was never seen becomes bytes,
+so that nothing is lost. Knows nothing of models or tenants.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _CJK = r"[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]"
+_HAN = r"[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+_KANA = (r"[\u3041-\u309f]+", r"[\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f]+")
 _BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 
@@ -22,7 +24,7 @@ def learn(
     *,
     size: int,
     special: Sequence[str],
-    single_cjk: bool,
+    single_kana: bool,
     lowercase: bool = False,
     alphabet: int = 100_000,
 ) -> PreTrainedTokenizerFast:
@@ -32,8 +34,10 @@ def learn(
         texts: what to learn from.
         size: entries, the special tokens and 256 bytes included.
         special: tokens that stand for themselves; their numbers are 0, 1, ...
-        single_cjk: cut Chinese and Japanese into single characters, which a model can recombine
-            freely; else into frequent runs, which are fewer to write.
+        single_kana: cut kana into single characters; else into frequent runs, which are fewer to
+            write, hiragana and katakana apart. Chinese characters always stand alone: what is
+            named in a question has then the same tokens when the answer names it, whatever stands
+            beside it.
         lowercase: fold case.
         alphabet: characters at most, the most frequent; the others become bytes. What is left of
             ``size`` goes to subwords.
@@ -49,8 +53,8 @@ def learn(
         pre_tokenizers.Metaspace(prepend_scheme="never"),
         pre_tokenizers.Split(Regex(r"[[\p{P}\p{S}\d]&&[^▁]]"), "isolated"),
     ]
-    if single_cjk:
-        cuts.append(pre_tokenizers.Split(Regex(_CJK), "isolated"))
+    for pattern in (_CJK,) if single_kana else (_HAN, *_KANA):
+        cuts.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     tokenizer.decoder = decoders.Sequence(
         [

@@ -60,7 +60,7 @@ def made(tmp_path_factory):
 
 def words(special, **options):
     texts = [text for row in SAID for text in row[:2]] + list(DESCRIPTIONS.values())
-    return vocabularies.learn(texts, size=330, special=special, single_cjk=True, **options)
+    return vocabularies.learn(texts, size=330, special=special, single_kana=True, **options)
 
 
 def framed():

@@ -224,7 +224,7 @@ def llama(tmp_path_factory):
         ["how do I return it", "如何退货", "返品"] * 5,
         size=320,
         special=["<pad>", "<s>", "</s>"],
-        single_cjk=True,
+        single_kana=True,
     )
     tokenizer = vocabularies.framed(tokenizer, begin="<s>", end="</s>", pad="<pad>", most=64)
     torch.manual_seed(0)
@@ -293,7 +293,7 @@ folder = Path({str(tmp_path)!r})
 if sys.argv[1] == "make":
     tokenizer = vocabularies.framed(
         vocabularies.learn(["a b c"] * 5, size=300, special=["<pad>", "<s>", "</s>"],
-        single_cjk=True), begin="<s>", end="</s>", pad="<pad>", most=64)
+        single_kana=True), begin="<s>", end="</s>", pad="<pad>", most=64)
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=1024,
         intermediate_size=4096, num_hidden_layers=6, num_attention_heads=8, pad_token_id=0,
         bos_token_id=1, eos_token_id=2)).save_pretrained(folder)

@@ -12,7 +12,7 @@ SPECIAL = ["<pad>", "<s>", "</s>"]
 
 @pytest.fixture(scope="module", params=[True, False], ids=["single", "runs"])
 def tokenizer(request):
-    return vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_cjk=request.param)
+    return vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_kana=request.param)
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,23 @@ def test_special_tokens_come_first(tokenizer):
     assert tokenizer("a</s>b", add_special_tokens=False).input_ids.count(2) == 1
 
 
-def test_single_characters_or_runs():
+def test_kana_stand_alone_or_in_runs_of_one_script():
     single, runs = (
-        vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_cjk=choice)
+        vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_kana=choice)
         for choice in (True, False)
     )
-    assert single.tokenize("红色沙发") == list("红色沙发")
-    assert len(runs.tokenize("红色沙发")) < 4
-    assert single.tokenize("Red sofa") == ["Red", "▁sofa"]
+    for one in (single, runs):
+        assert one.tokenize("红色沙发") == list("红色沙发")
+        assert one.tokenize("Red sofa") == ["Red", "▁sofa"]
+    assert single.tokenize("ソファは") == list("ソファは")
+    assert runs.tokenize("赤いソファはいくらですか") == ["赤", "い", "ソファ", "はいくらですか"]
+
+
+@pytest.mark.parametrize("around", ["{}が", "赤い{}", "《{}》", "红{}沙"])
+def test_a_name_has_the_same_tokens_whatever_stands_beside_it(tokenizer, around):
+    cut = tokenizer.tokenize(around.format("ソファ"))
+    name = tokenizer.tokenize("ソファ")
+    assert any(cut[at : at + len(name)] == name for at in range(len(cut)))
 
 
 def test_numbers_and_punctuation_stand_alone(tokenizer):
@@ -53,7 +62,7 @@ def test_numbers_and_punctuation_stand_alone(tokenizer):
 
 
 def test_a_token_can_be_put_last():
-    before = vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_cjk=True)
+    before = vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_kana=True)
     after = vocabularies.with_last(before, "<s>")
     assert after.convert_tokens_to_ids(["<pad>", "</s>", "<s>"]) == [0, 1, len(before) - 1]
     for text in (*TEXTS[:3], "鸟<s>🐦"):
@@ -64,7 +73,7 @@ def test_a_token_can_be_put_last():
 
 def test_case_is_folded_on_request():
     tokenizer = vocabularies.learn(
-        TEXTS, size=420, special=SPECIAL, single_cjk=True, lowercase=True
+        TEXTS, size=420, special=SPECIAL, single_kana=True, lowercase=True
     )
     assert tokenizer("RED").input_ids == tokenizer("red").input_ids
 
@@ -80,6 +89,6 @@ def test_a_frame_is_put_around_and_text_is_cut(tokenizer):
 
 def test_the_same_texts_give_the_same_vocabulary():
     first, second = (
-        vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_cjk=False) for _ in range(2)
+        vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_kana=False) for _ in range(2)
     )
     assert first.get_vocab() == second.get_vocab()
