@@ -110,7 +110,7 @@ def train(
             scores.flatten(0, 1), target.flatten(), ignore_index=-100, label_smoothing=0.05
         )
 
-    recipe = lessons.recipe("demo_asr", utterances, batch, read)
+    recipe = lessons.recipe("demo_asr", utterances, batch, tokenizer.backend_tokenizer.to_str())
     trained = fit([decoder], loss_of, schedule, work / "asr", recipe=recipe, progress=progress)
     save(model.eval(), tokenizer, folder)
     return trained

@@ -111,7 +111,7 @@ def train(
         ).mean()
         return 4 * distance + apart
 
-    recipe = lessons.recipe("demo_encoder", groups, batch)
+    recipe = lessons.recipe("demo_encoder", groups, batch, tokenizer.backend_tokenizer.to_str())
     trained = fit(
         [body, dense], loss_of, schedule, work / "encoder", recipe=recipe, progress=progress
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PICTURES = demo_clip.PICTURES
 READ = 40_000  # questions that the vocabulary is learnt from
 BATCH = 64
-SCHEDULE = Schedule(steps=4_200, learning_rate=1.5e-3, weight_decay=0.1)
+SCHEDULE = Schedule(steps=3_400, learning_rate=1.5e-3, weight_decay=0.1)
 WIDTH = 256
 IMAGE_TOKENS = (lessons.SIDE // 8) ** 2 + 1  # the patches and the token that sums them up
 MAX_TOKENS = 256
@@ -133,7 +133,12 @@ def train(
         return answered + naming.loss(states[torch.arange(len(items)), ends], items)
 
     recipe = lessons.recipe(
-        "demo_vlm", pictures, batch, read, sorted(prompts.items()), checkpoints.digest(clip)
+        "demo_vlm",
+        pictures,
+        batch,
+        sorted(prompts.items()),
+        checkpoints.digest(clip),
+        tokenizer.backend_tokenizer.to_str(),
     )
     trained = fit(
         [core.multi_modal_projector, core.language_model, naming.heads],

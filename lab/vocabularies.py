@@ -7,6 +7,7 @@ so that nothing is lost. Knows nothing of models or tenants.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -63,12 +64,20 @@ def learn(
             decoders.Fuse(),
         ]
     )
+    texts = list(texts)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenizer.normalizer.normalize_str(text).replace(" ", "\u2581"))
+    # Of characters that are as rare as one another the trainer would keep others in every process,
+    # and what was learnt before a kill would be about other words than after it.
+    kept = sorted(counts, key=lambda char: (-counts[char], char))[:alphabet]
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[*special, *_BYTES],
         show_progress=False,
         min_frequency=2,
-        limit_alphabet=alphabet,
+        initial_alphabet=kept,
+        limit_alphabet=len(kept),
     )
     tokenizer.train_from_iterator(texts, trainer)
     # The bytes are ordinary entries of the vocabulary, so that text cannot be mistaken for them.
