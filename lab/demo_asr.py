@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lab import lessons, vocabularies
+from lab import lessons, training, vocabularies
 from lab.errors import MissingError, message
 from lab.lessons import LANGUAGES, Progress, Utterance
 from lab.training import Schedule, Trained, fit
@@ -88,7 +88,8 @@ def train(
 
     said = [lessons.utterance(number, part="train") for number in range(utterances)]
     tokenizer = learn_vocabulary(read)
-    model = build(tokenizer, seed=schedule.seed)
+    device = training.device()
+    model = build(tokenizer, seed=schedule.seed).to(device)
     heard = _hear(model, said, work / "utterances", jobs=jobs, progress=progress)
     labels = [_prompt(tokenizer, one) for one in said]
     start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
@@ -102,7 +103,9 @@ def train(
             [labels[at] for at in chosen], batch_first=True, padding_value=-100
         )
         given = torch.cat([torch.full((batch, 1), start), target[:, :-1].clamp(min=0)], dim=1)
-        sound = _hidden(heard.batch(chosen, whole=step % _WHOLE_WINDOW_EVERY == 0), rng)
+        target, given = target.to(device), given.to(device)
+        sound = heard.batch(chosen, whole=step % _WHOLE_WINDOW_EVERY == 0)
+        sound = _hidden(sound, rng).to(device)
         states = decoder(input_ids=given, encoder_hidden_states=sound).last_hidden_state
         scores = model.proj_out(states).float()
         target[:, 1:3] = -100  # the task is given, not guessed
@@ -236,7 +239,7 @@ def _hear(
     )
     digest = hashlib.sha256()
     for name, tensor in model.model.encoder.state_dict().items():
-        digest.update(name.encode() + tensor.numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     whole = parts[0].parent / f"heard-{digest.hexdigest()[:16]}"
     lengths = np.concatenate([np.load(part)[:, 0, 0] for part in parts])
     if not whole.exists():
@@ -244,11 +247,11 @@ def _hear(
         with aside.open("wb") as stream, torch.inference_mode():
             for number, part in enumerate(parts):
                 features = np.load(part)[:, :, 1:].astype(np.float32)
-                with torch.autocast("cpu", torch.bfloat16):
-                    out = model.model.encoder(torch.from_numpy(features)).last_hidden_state
-                stream.write(
-                    out.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
-                )
+                features = torch.from_numpy(features).to(model.device)
+                with torch.autocast(model.device.type, torch.bfloat16):
+                    out = model.model.encoder(features).last_hidden_state
+                out = out.to("cpu", torch.bfloat16).contiguous()
+                stream.write(out.view(torch.int16).numpy().tobytes())
                 progress("listening", number + 1, len(parts))
         aside.replace(whole)
     return _Heard(whole, lengths.astype(np.float32))

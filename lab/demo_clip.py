@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab import lessons, vocabularies
+from lab import lessons, training, vocabularies
 from lab.lessons import LANGUAGES, Picture, Progress
 from lab.training import Schedule, Trained, fit
 
@@ -66,17 +66,19 @@ def train(
     ).permute(0, 3, 1, 2)  # (pictures, 3, SIDE, SIDE)
     torch.manual_seed(schedule.seed)
     tokenizer = learn_vocabulary(shown)
-    model = build(len(tokenizer), tokenizer.eos_token_id)
+    device = training.device()
+    model = build(len(tokenizer), tokenizer.eos_token_id).to(device)
     model.set_attn_implementation("eager")  # its backward pass is twice as fast here
-    names = _Names(shown, tokenizer)
+    names = _Names(shown, tokenizer, device)
     heads = torch.nn.ModuleList(
-        [torch.nn.Linear(WIDTH, len(names.icons)), torch.nn.Linear(WIDTH, len(names.colours))]
+        torch.nn.Linear(WIDTH, count, device=device)
+        for count in (len(names.icons), len(names.colours))
     )
 
     def loss_of(step: int) -> torch.Tensor:
         rng = np.random.default_rng([schedule.seed, step])
         chosen = rng.choice(len(shown), size=batch, replace=False)
-        images = normalised(_moved(pixels[chosen], rng))
+        images = normalised(_moved(pixels[chosen], rng)).to(device)
         seen = model.vision_model(pixel_values=images).pooler_output
         ids, mask = names.texts(chosen, rng)
         read = model.text_model(input_ids=ids, attention_mask=mask).pooler_output
@@ -129,9 +131,9 @@ def _see(model: CLIPModel, pixels: torch.Tensor, progress: Progress) -> torch.Te
     import torch
 
     parts = []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
         for first in range(0, len(pixels), 500):
-            some = normalised(pixels[first : first + 500])
+            some = normalised(pixels[first : first + 500]).to(model.device)
             parts.append(model.vision_model(pixel_values=some).pooler_output.float())
             progress("looking", first + len(some), len(pixels))
     return torch.cat(parts).clone()
@@ -211,19 +213,23 @@ def save(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> 
 class _Names:
     """What each picture shows, as class numbers and as tokens."""
 
-    def __init__(self, shown: list[Picture], tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self, shown: list[Picture], tokenizer: PreTrainedTokenizerFast, device: str
+    ) -> None:
         import torch
 
         self.icons = sorted({one.look[0] for one in shown})
         self.colours = sorted({one.look[1] for one in shown})
-        self.icon = torch.tensor([self.icons.index(one.look[0]) for one in shown])
-        self.colour = torch.tensor([self.colours.index(one.look[1]) for one in shown])
+        icons = [self.icons.index(one.look[0]) for one in shown]
+        colours = [self.colours.index(one.look[1]) for one in shown]
+        self.icon = torch.tensor(icons, device=device)
+        self.colour = torch.tensor(colours, device=device)
         self.look = self.icon * len(self.colours) + self.colour
         encoded = tokenizer(
             [one.describe(language) for one in shown for language in LANGUAGES],
             padding=True,
             return_tensors="pt",
-        )
+        ).to(device)
         self._ids = encoded.input_ids.view(len(shown), len(LANGUAGES), -1)
         self._mask = encoded.attention_mask.view_as(self._ids)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab import lessons, vocabularies
+from lab import lessons, training, vocabularies
 from lab.errors import MissingError, message
 from lab.lessons import LANGUAGES, Progress
 from lab.training import Schedule, Trained, fit
@@ -75,7 +75,9 @@ def train(
     taught = _teach([one.english for one in pool], work, progress)
     tokenizer = learn_vocabulary(pool)
     torch.manual_seed(schedule.seed)
-    student = build(tokenizer)
+    device = training.device()
+    student = build(tokenizer).to(device)
+    taught = taught.to(device)
     ids = [
         [tokenizer(text, truncation=True).input_ids for text in (one.english, *one.texts)]
         for one in pool
@@ -95,7 +97,7 @@ def train(
         goal = taught[chosen].repeat(1 + count, 1)
         distance = (1 - (vectors * goal).sum(-1)).mean()
         english, *others = vectors.split(len(chosen))
-        target = torch.arange(len(chosen))
+        target = torch.arange(len(chosen), device=device)
         cross_entropy = torch.nn.functional.cross_entropy
         apart = torch.stack(
             [
@@ -213,7 +215,9 @@ def _encode(
     for first in range(0, len(order), _PADDED_TOGETHER):
         some = [rows[at] for at in order[first : first + _PADDED_TOGETHER]]
         longest = len(some[-1])
-        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in some])
+        ids = torch.tensor(
+            [[*row, *[pad] * (longest - len(row))] for row in some], device=body.device
+        )
         mask = (ids != pad).long()
         states = body(input_ids=ids, attention_mask=mask).last_hidden_state
         kept = mask[..., None].to(states.dtype)
@@ -240,13 +244,14 @@ def _teach(texts: Sequence[str], work: Path, progress: Progress) -> torch.Tensor
             )
         )
     teacher = SentenceTransformer(
-        str(Path(spec.submodule_search_locations[0]) / "model"), device="cpu"
+        str(Path(spec.submodule_search_locations[0]) / "model"), device=training.device()
     )
     rows = []
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(training.device(), torch.bfloat16):
         for first in range(0, len(texts), 1_000):
             some = texts[first : first + 1_000]
-            rows.append(teacher.encode(some, batch_size=64, convert_to_tensor=True).float())
+            vectors = teacher.encode(some, batch_size=64, convert_to_tensor=True)
+            rows.append(vectors.float().cpu())
             progress("asking the teacher", first + len(some), len(texts))
     vectors = torch.nn.functional.normalize(torch.cat(rows), dim=-1)
     file.parent.mkdir(parents=True, exist_ok=True)

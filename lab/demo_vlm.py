@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab import checkpoints, demo_clip, grammar, lessons, vocabularies
+from lab import checkpoints, demo_clip, grammar, lessons, training, vocabularies
 from lab.lessons import Picture, Progress
 from lab.training import Schedule, Trained, fit
 
@@ -104,21 +104,24 @@ def train(
     shown = [lessons.picture(number, part="train") for number in range(pictures)]
     tokenizer = learn_vocabulary([*prompts.values()], questions=read)
     torch.manual_seed(schedule.seed)
-    model = build(tokenizer, clip)
+    device = training.device()
+    model = build(tokenizer, clip).to(device)
     seen = _see(model, shown, work / "pictures", jobs=jobs, progress=progress)
     desk = _Desk(tokenizer, prompts, shown)
     core, head = model.model, model.lm_head
-    naming = _Naming(desk.asked, shown)
+    naming = _Naming(desk.asked, shown, device)
     model.model.vision_tower.requires_grad_(False)
     core.language_model.set_attn_implementation("eager")
     image_token = model.config.image_token_id
 
     def loss_of(step: int) -> torch.Tensor:
         about_picture, items = desk.batch(step, batch)
-        ids, mask, target, weight = _collate(items, tokenizer.pad_token_id)
+        ids, mask, target, weight = (
+            one.to(device) for one in _collate(items, tokenizer.pad_token_id)
+        )
         embedded = core.get_input_embeddings()(ids)
         if about_picture:
-            features = seen[[item.picture for item in items]].to(embedded.dtype)
+            features = seen[[item.picture for item in items]].to(device, embedded.dtype)
             looked = core.multi_modal_projector(features)
             embedded = embedded.masked_scatter(
                 (ids == image_token)[..., None], looked.to(embedded.dtype)
@@ -242,15 +245,17 @@ def save(
 class _Naming:
     """Heads that name, from what is known before the answer, what was asked and what is shown."""
 
-    def __init__(self, asked: Sequence[str], shown: Sequence[Picture]) -> None:
+    def __init__(self, asked: Sequence[str], shown: Sequence[Picture], device: str) -> None:
         import torch
 
         icons, colours = lessons.icons(), sorted({one.shade.id for one in shown})
         self._looks = torch.tensor(
-            [[icons.index(one.look[0]), colours.index(one.look[1])] for one in shown]
+            [[icons.index(one.look[0]), colours.index(one.look[1])] for one in shown],
+            device=device,
         )
         self.heads = torch.nn.ModuleList(
-            torch.nn.Linear(WIDTH, count) for count in (len(asked), len(icons), len(colours))
+            torch.nn.Linear(WIDTH, count, device=device)
+            for count in (len(asked), len(icons), len(colours))
         )
 
     def loss(self, states: torch.Tensor, items: Sequence[_Item]) -> torch.Tensor:
@@ -259,7 +264,7 @@ class _Naming:
 
         cross_entropy = torch.nn.functional.cross_entropy
         asked, *looks = self.heads
-        kinds = torch.tensor([item.asked for item in items])
+        kinds = torch.tensor([item.asked for item in items], device=states.device)
         total = _ASKED_WEIGHT * cross_entropy(asked(states).float(), kinds)
         if items[0].picture >= 0:
             known = self._looks[[item.picture for item in items]]
@@ -390,9 +395,10 @@ def _see(
     pixels = torch.from_numpy(lessons.draw_all(shown, folder, jobs=jobs, progress=progress))
     seen = torch.empty((len(shown), IMAGE_TOKENS, demo_clip.WIDTH), dtype=torch.bfloat16)
     tower = model.model.vision_tower.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast(tower.device.type, torch.bfloat16):
         for first in range(0, len(shown), 500):
             some = demo_clip.normalised(pixels[first : first + 500].permute(0, 3, 1, 2))
+            some = some.to(tower.device)
             hidden = tower(pixel_values=some, output_hidden_states=True).hidden_states[-1]
             seen[first : first + 500] = hidden.to(torch.bfloat16)
             progress("looking", min(first + 500, len(shown)), len(shown))

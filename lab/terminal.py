@@ -5,6 +5,7 @@ Owns their looks. Knows nothing of commands.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from rich.text import Text
 # Into a file or a pipe nothing is folded: whoever reads it there searches for whole lines.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False)
+_FIGURE = re.compile(r"\d+\.\d+")
 
 
 def short(path: Path, root: Path) -> str:
@@ -28,14 +30,16 @@ def short(path: Path, root: Path) -> str:
 def bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
     """Give a progress(stage, done, total) that draws a bar on a terminal, and lines elsewhere."""
     if not err.is_terminal:
-        last = ""
+        last: tuple[str, int] | None = None
 
         def lines(stage: str, done: int, total: int) -> None:
             nonlocal last
             quarter = 4 * done // total if total else 0
-            text = f"{title}: {stage} {25 * quarter} %" if total else f"{title}: {stage}"
-            if text != last:
-                last = text
+            # A figure in the stage's name, such as the loss, changes all the time.
+            here = (_FIGURE.sub("", stage), quarter)
+            if here != last:
+                last = here
+                text = f"{title}: {stage} {25 * quarter} %" if total else f"{title}: {stage}"
                 err.print(Text(text))
 
         yield lines

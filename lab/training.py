@@ -86,6 +86,13 @@ class Trained:
         return sum(part) / len(part)
 
 
+def device() -> str:
+    """Return what the recipes run on: ``cuda`` where torch finds a GPU, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def fit(
     modules: Iterable[torch.nn.Module],
     loss_of: Callable[[int], torch.Tensor],
@@ -99,7 +106,7 @@ def fit(
     """Train modules in place; started again after a kill, go on from the last checkpoint.
 
     Args:
-        modules: what learns; parameters that need no gradient are left alone.
+        modules: what learns, on one device; parameters that need no gradient are left alone.
         loss_of: step -> a scalar loss; must depend on the step and the modules only.
         schedule: see there.
         folder: where ``training.pt`` is kept while the training is under way, made if need be.
@@ -127,12 +134,12 @@ def fit(
         torch.set_rng_state(state["rng"])
         torch.cuda.set_rng_state_all(state["cuda_rng"])
         losses, spent = state["losses"], state["seconds"]
-    device = next(together.parameters()).device.type
+    kind = next(together.parameters()).device.type
     started = saved = told = time.monotonic()
     for step in range(len(losses), schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        with torch.autocast(device, torch.bfloat16, enabled=schedule.bf16):
+        with torch.autocast(kind, torch.bfloat16, enabled=schedule.bf16):
             loss = loss_of(step)
         if not torch.isfinite(loss):
             raise ParameterError(
@@ -162,7 +169,7 @@ def fit(
                     "modules": together.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "rng": torch.get_rng_state(),
-                    "cuda_rng": torch.cuda.get_rng_state_all() if device == "cuda" else [],
+                    "cuda_rng": torch.cuda.get_rng_state_all() if kind == "cuda" else [],
                     "losses": losses,
                     "seconds": spent + now - started,
                 },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -112,6 +113,53 @@ def test_asr(tmp_path):
     )
     assert not known.error
     assert not guessed.error
+
+
+def test_utterances_of_one_length_are_drawn_together_and_none_that_does_not_fit():
+    seconds = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, lessons.MAX_SECONDS + 0.05])
+    drawn = {tuple(demo_asr._alike(seconds, 2, np.random.default_rng(seed))) for seed in range(200)}
+    # Seven fit, for three lengths of two: one is left out at a time.
+    assert {at for pair in drawn for at in pair} == set(range(7))
+    assert all(seconds[second] - seconds[first] <= 2 for first, second in drawn)
+
+
+def test_silence_is_left_out_unless_the_whole_window_is_asked_for(tmp_path):
+    states = np.ones((2, demo_asr.POSITIONS, demo_asr.WIDTH), dtype=np.int16)
+    states.tofile(tmp_path / "heard")
+    heard = demo_asr._Heard(tmp_path / "heard", np.array([1.0, 2.0]))
+    assert heard.batch([0, 1], whole=True).shape[1] == demo_asr.POSITIONS
+    assert heard.batch([0, 1], whole=False).shape[1] == 100 + demo_asr._SILENCE_KEPT
+    assert heard.batch([0], whole=False).shape[1] == 50 + demo_asr._SILENCE_KEPT
+
+
+def test_each_exchange_is_laid_out_once_and_every_fourth_step_is_about_pictures(root):
+    tokenizer = demo_vlm.learn_vocabulary(["You answer."], questions=300)
+    shown = [lessons.picture(number, part="train") for number in range(20)]
+    desk = demo_vlm._Desk(tokenizer, lessons.prompts(root), shown)
+    steps = [desk.batch(step, 8) for step in range(8)]
+    assert [about for about, _ in steps] == [True, False, False, False] * 2
+    texts = [item for about, items in steps if not about for item in items]
+    one_by_one = [desk.item(number, about_picture=False) for number in range(48)]
+    assert sorted(map(repr, texts)) == sorted(map(repr, one_by_one))
+    # Picked up in the middle, it goes on with the same.
+    assert demo_vlm._Desk(tokenizer, lessons.prompts(root), shown).batch(6, 8) == steps[6]
+    kinds = [desk.asked[item.asked] for item in texts]
+    assert all("/" in kind or kind == lessons.REFUSED for kind in kinds)
+
+
+def test_padding_does_not_change_what_the_encoder_says():
+    pool = [demo_encoder.group(number) for number in range(40)]
+    tokenizer = demo_encoder.learn_vocabulary(pool)
+    student = demo_encoder.build(tokenizer).eval()
+    texts = [text for one in pool for text in one.texts]
+    rows = [tokenizer(text, truncation=True).input_ids for text in texts]
+    assert len(rows) > 3 * demo_encoder._PADDED_TOGETHER
+    with torch.inference_mode():
+        together = demo_encoder._encode(
+            rows, student[0].auto_model, student[2], tokenizer.pad_token_id
+        )
+        alone = student.encode(texts, batch_size=1, convert_to_tensor=True)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_encoder(tmp_path):
