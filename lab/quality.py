@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lab.errors import ParameterError, ShapeError, message
-from lab.stats import proportion_interval
+from lab.stats import RESAMPLES, proportion_interval, ratio_intervals
 
 RULE = (
     "NFKC, case folded, control characters and variation selectors removed, punctuation and white "
@@ -41,7 +41,6 @@ UNITS: Mapping[str, str] = {
     "wer": "edits per word",
     "recall_at_k": "share",  # recall_at_1, recall_at_5, ...
 }
-RESAMPLES = 2000
 
 _SHARES = frozenset({"exact_match", "recall_at_k"})  # of an item 0 or 1
 _ERRORS = frozenset({"cer", "wer"})  # lower is better, and more than 1 is possible
@@ -54,9 +53,7 @@ _NEXT_TO_CJK = re.compile(rf"(?<=[{_CJK}]) | (?=[{_CJK}])")
 _NOT_WORD = re.compile(r"[\W_]+")
 _SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _MEANT = frozenset("#%&@*")  # as in lab.normalisation
-_ENDS = (0.025, 0.975)
 _LEAST_RESAMPLES = 100
-_CHUNK = 200_000  # draws held at a time; more leave the processor's cache
 _NAMED = 3  # of the items that break a rule
 
 
@@ -311,97 +308,6 @@ def compare(
     after = _checked(candidate, "candidate", resamples)
     _check_pairs(before, after)
     return _estimates(after, before, seed=seed, resamples=resamples)
-
-
-def ratio_intervals(
-    tops: NDArray[np.float64],
-    bottoms: NDArray[np.float64],
-    groups: Sequence[str],
-    *,
-    lowest: float,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> list[tuple[float, float] | None]:
-    """Return the 95 % interval of sum(tops) / sum(bottoms), drawing whole groups again and again.
-
-    The wider of two: the percentile bootstrap (Efron 1979), which is too narrow where groups are
-    few or only some of them err, and the studentised one (Efron and Tibshirani 1993, section 12.5)
-    with the linearised standard error of a ratio. Resampling cannot show what the sample lacks, so
-    Wilson's interval of the share of groups that deviate from the commonest rate, each as far as
-    it goes, is the limit outwards, and what takes its place in a direction in which none deviates.
-    Thirty groups without an error leave an upper end of 0.11, not of 0.
-
-    Args:
-        tops: (items, figures).
-        bottoms: (items, figures), at least 0.
-        groups: (items,), names.
-        lowest: least that an item's ratio can be, or else the least there is; likewise the most, 1.
-        seed: of the draws; figures share them.
-        resamples: how many.
-    Returns: (figures,); None where there are fewer than two groups or a resample has no bottom.
-    """
-    codes = {name: code for code, name in enumerate(dict.fromkeys(groups))}
-    n, figures = len(codes), tops.shape[1]
-    if n < 2:
-        return [None] * figures
-    sums = np.zeros((n, 2 * figures))
-    np.add.at(sums, [codes[name] for name in groups], np.hstack([tops, bottoms]))
-    top, bottom = np.hsplit(sums, 2)  # (groups, figures) each
-    products = np.hstack([top, bottom, top * top, top * bottom, bottom * bottom])
-    drawn = np.hsplit(_resampled(products, seed=seed, resamples=resamples), 5)
-    return [
-        _interval(top[:, at], bottom[:, at], [part[:, at] for part in drawn], lowest)
-        for at in range(figures)
-    ]
-
-
-def _resampled(rows: NDArray[np.float64], *, seed: int, resamples: int) -> NDArray[np.float64]:
-    """Return the sums of the rows, drawn with replacement: (resamples, columns)."""
-    rng, n = np.random.default_rng(seed), len(rows)
-    sums = np.empty((resamples, rows.shape[1]))
-    step = max(1, _CHUNK // n)
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        draws = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-        counts = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n)
-        sums[start : start + size] = counts @ rows
-    return sums
-
-
-def _interval(
-    top: NDArray[np.float64],
-    bottom: NDArray[np.float64],
-    drawn: Sequence[NDArray[np.float64]],
-    lowest: float,
-) -> tuple[float, float] | None:
-    """Return one interval from the sums of groups, (groups,), and of resamples, five (resamples,).
-
-    The five: top, bottom, and the products top², top·bottom, bottom².
-    """
-    tops, bottoms, tt, tb, bb = drawn
-    if not bottoms.all():
-        return None
-    value = top.sum() / bottom.sum()
-    weights = np.maximum(bottom, 1)  # without a reference: as if of length 1
-    rates = np.round(top / weights, 9)
-    known, counts = np.unique(rates, return_counts=True)
-    usual, lowest, most = known[counts.argmax()], min(lowest, known[0]), max(1.0, known[-1])
-    size = weights.sum() ** 2 / (weights**2).sum()  # groups of one length that tell as much (Kish)
-    below, above = (weights[side].sum() / weights.sum() for side in (rates < usual, rates > usual))
-    down = proportion_interval(below * size, size)[1] * (usual - lowest)
-    up = proportion_interval(above * size, size)[1] * (most - usual)
-    if not below and not above:
-        return (float(usual - down), float(usual + up))
-    ratios = tops / bottoms
-    error = math.sqrt(((top - value * bottom) ** 2).sum()) / bottom.sum()
-    errors = np.sqrt(np.maximum(tt - 2 * ratios * tb + ratios**2 * bb, 0)) / bottoms
-    students = (ratios - value) / np.maximum(errors, 1e-9)
-    low, high = np.quantile(ratios, _ENDS)
-    least, greatest = np.quantile(students, _ENDS)
-    low, high = min(low, value - greatest * error), max(high, value - least * error)
-    low = low if below else min(low, value - down)
-    high = high if above else max(high, value + up)
-    return (float(max(low, usual - down)), float(min(high, usual + up)))
 
 
 def _estimates(

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from lab.errors import ParameterError
-from lab.stats import proportion_interval, proportion_needed
+from lab.stats import proportion_interval, proportion_needed, ratio_intervals
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,68 @@ def test_what_is_needed_of_a_population_never_exceeds_it():
     needed = proportion_needed(0.0, 0.02, population=400)
     assert proportion_interval(0, needed, population=400)[1] <= 0.02
     assert proportion_interval(0, needed - 2, population=400)[1] > 0.02
+
+
+def test_the_interval_holds_its_value_and_stays_within_what_is_possible():
+    rng = np.random.default_rng(0)
+    for round_ in range(200):
+        n = int(rng.integers(2, 30))
+        lengths = rng.integers(1, rng.choice([2, 40, 1000]), n).astype(float)
+        edits = np.round(rng.beta(0.3, 1, n) * lengths) * (rng.random(n) < rng.random())
+        signs = rng.choice([-1, 1], n) if round_ % 2 else 1
+        tops, bottoms = (edits * signs)[:, None], lengths[:, None]
+        lowest = -1.0 if round_ % 2 else 0.0
+        groups = [str(code) for code in range(n)]
+        ((low, high),) = ratio_intervals(
+            tops, bottoms, groups, lowest=lowest, seed=round_, resamples=200
+        )
+        value = tops.sum() / bottoms.sum()
+        assert lowest - 1e-9 <= low <= value + 1e-9
+        assert value - 1e-9 <= high <= 1 + 1e-9
+
+
+def draw_scores(rng, n):
+    """Half perfect, half anything: mean 0.8."""
+    return np.where(rng.random(n) < 0.5, 1.0, rng.beta(3, 2, n)), np.ones(n)
+
+
+def draw_edits(rng, n):
+    """Recordings of which three in ten have errors, a fifth of the characters: rate 0.06."""
+    lengths = np.full(n, 20.0)
+    return np.where(rng.random(n) < 0.3, rng.binomial(20, 0.2, n), 0).astype(float), lengths
+
+
+def draw_differences(rng, n):
+    """Pairs that mostly agree: mean -0.04."""
+    return rng.choice([-1.0, 0.0, 1.0], size=n, p=[0.12, 0.8, 0.08]), np.ones(n)
+
+
+@pytest.mark.parametrize(
+    ("draw", "true", "lowest"),
+    [(draw_scores, 0.8, 0.0), (draw_edits, 0.06, 0.0), (draw_differences, -0.04, -1.0)],
+)
+@pytest.mark.parametrize("n", [80, 300])
+def test_the_interval_covers_the_truth_95_times_in_100(draw, true, lowest, n):
+    rng = np.random.default_rng(7)
+    groups, repeats, inside = [str(code) for code in range(n)], 600, 0
+    for seed in range(repeats):
+        tops, bottoms = draw(rng, n)
+        ((low, high),) = ratio_intervals(
+            tops[:, None], bottoms[:, None], groups, lowest=lowest, seed=seed, resamples=400
+        )
+        inside += low <= true <= high
+    assert 0.92 <= inside / repeats <= 0.975
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 20])
+@pytest.mark.parametrize(("draw", "true"), [(draw_scores, 0.8), (draw_edits, 0.06)])
+def test_few_groups_make_the_interval_wide_rather_than_wrong(draw, true, n):
+    rng = np.random.default_rng(7)
+    groups, inside = [str(code) for code in range(n)], 0
+    for seed in range(300):
+        tops, bottoms = draw(rng, n)
+        ((low, high),) = ratio_intervals(
+            tops[:, None], bottoms[:, None], groups, lowest=0.0, seed=seed, resamples=200
+        )
+        inside += low <= true <= high
+    assert inside / 300 >= 0.92
