@@ -2,10 +2,20 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest, lognorm
 
-from lab.errors import ParameterError
-from lab.stats import proportion_interval, proportion_needed, ratio_intervals
+from lab.errors import ParameterError, ShapeError
+from lab.stats import (
+    block_ratio,
+    noise_floor,
+    proportion_interval,
+    proportion_needed,
+    quantile_interval,
+    quantile_needed,
+    rare_interval,
+    rare_needed,
+    ratio_intervals,
+)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +155,157 @@ def test_few_groups_make_the_interval_wide_rather_than_wrong(draw, true, n):
         )
         inside += low <= true <= high
     assert inside / 300 >= 0.92
+
+
+# --- rare events ----------------------------------------------------------------------------------
+
+
+def test_2995_requests_without_an_error_show_a_rate_below_a_thousandth():
+    assert rare_needed(0.001) == 2995
+    assert rare_interval(0, 2995).high < 0.001 < rare_interval(0, 2994).high
+
+
+@pytest.mark.parametrize(("events", "n"), [(1, 10), (3, 1000), (10, 10), (499, 500)])
+def test_the_interval_of_a_rare_event_is_the_exact_one_of_scipy(events, n):
+    expected = binomtest(events, n).proportion_ci(confidence_level=0.95, method="exact")
+    found = rare_interval(events, n)
+    assert found == pytest.approx((events / n, expected.low, expected.high), abs=1e-12)
+
+
+def test_nothing_tried_tells_nothing_of_a_rate():
+    assert all(map(math.isnan, rare_interval(0, 0)))
+
+
+@pytest.mark.parametrize(("events", "n"), [(-1, 5), (6, 5)])
+def test_impossible_events_are_refused(events, n):
+    with pytest.raises(ParameterError, match="between 0 and n"):
+        rare_interval(events, n)
+
+
+@pytest.mark.parametrize("bound", [0.0, 1.0, math.nan])
+def test_a_bound_that_is_no_rate_is_refused(bound):
+    with pytest.raises(ParameterError, match="between 0 and 1"):
+        rare_needed(bound)
+
+
+# --- quantiles ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "needed"), [(0.9, 29), (0.95, 59), (0.99, 299)])
+def test_tails_need_samples(share, needed):
+    assert quantile_needed(share) == needed
+    values = np.arange(1.0, needed + 1)
+    assert quantile_interval(values, share).high == needed
+    assert quantile_interval(values[:-1], share).high == math.inf
+
+
+def test_a_quantile_by_hand():
+    # Of 6 values the median lies between the least and the greatest unless all fall on one side:
+    # 2 / 64, so that 0.969 is held, and with one rank less only 0.875.
+    assert quantile_interval([6, 3, 5, 1, 4, 2], 0.5) == (3, 1, 6)
+    assert quantile_interval([7.0], 0.5) == (7, -math.inf, math.inf)
+    # The other way round as for a large share: the lower end is what few values cannot bear.
+    low, high = (quantile_interval(np.arange(1, 21), share)[1:] for share in (0.1, 0.9))
+    assert low == (-math.inf, 21 - high[0])
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.5, 101), (0.9, 40), (0.95, 1000), (0.1, 80)])
+def test_the_ends_hold_the_quantile_and_no_closer_pair_does(share, n):
+    value, low, high = quantile_interval(np.arange(1, n + 1), share)
+    assert value == np.quantile(np.arange(1, n + 1), share, method="inverted_cdf")
+
+    def held(lower, upper):
+        return binom.cdf(upper - 1, n, share) - binom.cdf(lower - 1, n, share)
+
+    assert held(low, high) >= 0.95
+    closer = int(high - low) - 1
+    assert all(held(lower, lower + closer) < 0.95 for lower in range(1, n - closer + 1))
+
+
+def test_requests_that_never_came_back_are_the_slowest():
+    values = [0.1] * 95 + [math.inf] * 5
+    assert quantile_interval(values, 0.5) == (0.1, 0.1, 0.1)
+    assert quantile_interval(values, 0.99).value == math.inf
+    assert quantile_interval(values, 0.95) == (0.1, 0.1, math.inf)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.5, 12), (0.9, 40), (0.95, 100), (0.99, 400)])
+def test_the_interval_of_a_quantile_covers_skewed_latencies(share, n):
+    rng, true = np.random.default_rng(3), lognorm.ppf(share, 0.7)
+    found = [quantile_interval(rng.lognormal(0, 0.7, n), share) for _ in range(600)]
+    covered = np.mean([one.low <= true <= one.high for one in found])
+    # Ranks are whole numbers: few values hold the quantile more often than they need to.
+    assert 0.92 <= covered <= (0.975 if n > 12 else 0.99)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan]])
+def test_no_value_and_nan_have_no_quantile(values):
+    with pytest.raises(ParameterError, match="not NaN"):
+        quantile_interval(values, 0.5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, math.nan])
+def test_a_share_that_is_no_quantile_is_refused(share):
+    with pytest.raises(ParameterError, match="share must be"):
+        quantile_interval([1.0, 2.0], share)
+    with pytest.raises(ParameterError, match="share must be"):
+        quantile_needed(share)
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+def skewed_blocks(rng, blocks, gain=1.0):
+    """Two configurations' median latencies, the machine being faster in some blocks than others."""
+    machine = rng.lognormal(0, 0.3, blocks)
+    noise = rng.lognormal(0, 0.05, (2, blocks)) * (1 + 0.1 * rng.exponential(1, (2, blocks)))
+    return machine * noise[0], machine * noise[1] * gain
+
+
+def test_a_ratio_by_hand():
+    ratio = block_ratio([1.0, 1.0, 4.0], [2.0, 2.0, 8.0], seed=0)
+    assert ratio == pytest.approx((2, 2, 2))
+    assert block_ratio([1.0, 1.0], [1.0, 4.0], seed=0).value == pytest.approx(2)
+
+
+def test_swapping_the_two_turns_the_ratio_around():
+    first, second = skewed_blocks(np.random.default_rng(0), 10)
+    there, back = block_ratio(first, second, seed=4), block_ratio(second, first, seed=4)
+    assert there == pytest.approx((1 / back.value, 1 / back.high, 1 / back.low))
+
+
+@pytest.mark.parametrize("blocks", [10, 20])
+def test_the_interval_of_a_ratio_covers_the_truth(blocks):
+    rng = np.random.default_rng(11)
+    inside = 0
+    for seed in range(800):
+        first, second = skewed_blocks(rng, blocks, gain=0.8)
+        ratio = block_ratio(first, second, seed=seed, resamples=800)
+        inside += ratio.low <= 0.8 <= ratio.high
+    assert 0.92 <= inside / 800 <= 0.975
+
+
+def test_a_single_block_tells_a_value_and_no_interval():
+    assert block_ratio([2.0], [1.0], seed=0) == (0.5, 0.0, math.inf)
+    assert noise_floor([2.0], [1.0], seed=0) == math.inf
+
+
+def test_the_floor_is_the_farthest_that_equals_may_lie_apart():
+    first, again = skewed_blocks(np.random.default_rng(2), 12)
+    ratio = block_ratio(first, again, seed=5)
+    floor = noise_floor(first, again, seed=5)
+    assert floor == pytest.approx(max(ratio.high, 1 / ratio.low) - 1)
+    assert floor == pytest.approx(noise_floor(again, first, seed=5))
+    assert noise_floor(first, first, seed=5) == 0
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
+def test_what_is_no_latency_is_refused(bad):
+    with pytest.raises(ParameterError, match="finite and above 0"):
+        block_ratio([1.0, bad], [1.0, 1.0], seed=0)
+
+
+@pytest.mark.parametrize(("first", "second"), [([], []), ([1.0], [1.0, 2.0]), ([[1.0]], [[1.0]])])
+def test_blocks_must_be_paired(first, second):
+    with pytest.raises(ShapeError, match="a value for each block"):
+        block_ratio(first, second, seed=0)
