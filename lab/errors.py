@@ -43,6 +43,10 @@ class CorpusError(LabError, ValueError):
     """A tenant's data cannot be used as it is."""
 
 
+class LedgerError(LabError, RuntimeError):
+    """The ledger cannot be opened, read or written."""
+
+
 class NotebookError(LabError, RuntimeError):
     """A notebook cannot be run, or did not come to its end."""
 
