@@ -132,17 +132,17 @@ def test_silence_is_left_out_unless_the_whole_window_is_asked_for(tmp_path):
     assert heard.batch([0], whole=False).shape[1] == 50 + demo_asr._SILENCE_KEPT
 
 
-def test_each_exchange_is_laid_out_once_and_every_fourth_step_is_about_pictures(root):
+def test_each_exchange_is_laid_out_once_and_some_steps_are_about_pictures(root):
     tokenizer = demo_vlm.learn_vocabulary(["You answer."], questions=300)
     shown = [lessons.picture(number, part="train") for number in range(20)]
     desk = demo_vlm._Desk(tokenizer, lessons.prompts(root), shown)
-    steps = [desk.batch(step, 8) for step in range(8)]
-    assert [about for about, _ in steps] == [True, False, False, False] * 2
+    steps = [desk.batch(step, 8) for step in range(9)]
+    assert [about for about, _ in steps] == [True, False, False] * 3
     texts = [item for about, items in steps if not about for item in items]
     one_by_one = [desk.item(number, about_picture=False) for number in range(48)]
     assert sorted(map(repr, texts)) == sorted(map(repr, one_by_one))
     # Picked up in the middle, it goes on with the same.
-    assert demo_vlm._Desk(tokenizer, lessons.prompts(root), shown).batch(6, 8) == steps[6]
+    assert demo_vlm._Desk(tokenizer, lessons.prompts(root), shown).batch(5, 8) == steps[5]
     kinds = [desk.asked[item.asked] for item in texts]
     assert all("/" in kind or kind == lessons.REFUSED for kind in kinds)
 
