@@ -7,6 +7,8 @@ to the disk, before anybody is told. Knows nothing of how results are measured o
 from __future__ import annotations
 
 import contextlib
+import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import sqlalchemy as sql
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from lab.errors import LedgerError, ParameterError, message
 from lab.trials import TrialResult
@@ -27,19 +29,30 @@ _RESULTS = sql.Table(
     "results",
     _TABLES,
     sql.Column("key", sql.String(71), primary_key=True),
-    sql.Column("tenant", sql.String(64), nullable=False, index=True),
-    sql.Column("status", sql.String(16), nullable=False),
-    sql.Column("finished", sql.String(32), nullable=False),
-    sql.Column("result", sql.LargeBinary, nullable=False),
+    sql.Column("tenant", sql.String(64)),
+    sql.Column("status", sql.String(16)),
+    sql.Column("finished", sql.String(32)),
+    sql.Column("result", sql.LargeBinary),
 )
 _INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _BUSY_MS = 60_000  # another writer is waited for so long
 _ASKED_TOGETHER = 500  # keys; databases bound the length of a statement
 _LOCK = 7_283_001  # any number that no other program's advisory lock has
 
 
 def _first(connection: Connection) -> None:
-    _RESULTS.create(connection)
+    # As it was in this version, not as `_RESULTS` is today.
+    table = sql.Table(
+        "results",
+        sql.MetaData(),
+        sql.Column("key", sql.String(71), primary_key=True),
+        sql.Column("tenant", sql.String(64), nullable=False, index=True),
+        sql.Column("status", sql.String(16), nullable=False),
+        sql.Column("finished", sql.String(32), nullable=False),
+        sql.Column("result", sql.LargeBinary, nullable=False),
+    )
+    table.create(connection)
 
 
 # The n-th step brings the tables of version n to version n + 1; none is ever changed.
@@ -63,7 +76,8 @@ class Ledger:
             opened or was written by a newer lab.
         """
         place = _parsed(url, root)
-        self._place = place.render_as_string(hide_password=True)
+        # What follows a question mark may hold a password as well.
+        self._place = place.set(query={}).render_as_string(hide_password=True)
         try:
             self._engine = _engine(place)
         except ImportError as error:  # the driver of a URL
@@ -129,21 +143,21 @@ class Ledger:
         with self._told("read the ledger"), self._engine.connect() as connection:
             for some in _parts(list(dict.fromkeys(keys))):
                 chosen = _RESULTS.c.key.in_(some) & (_RESULTS.c.tenant == tenant)
-                for name, packed in connection.execute(
+                rows = connection.execute(
                     sql.select(_RESULTS.c.key, _RESULTS.c.result).where(chosen)
-                ):
-                    found[name] = TrialResult.unpack(packed)
+                )
+                found |= {name: self._unpacked(name, packed) for name, packed in rows}
         return found
 
     def of_tenant(self, tenant: str) -> list[TrialResult]:
         """Return all the results of a tenant, in the order in which they were finished."""
         with self._told("read the ledger"), self._engine.connect() as connection:
             rows = connection.execute(
-                sql.select(_RESULTS.c.result)
+                sql.select(_RESULTS.c.key, _RESULTS.c.result)
                 .where(_RESULTS.c.tenant == tenant)
                 .order_by(_RESULTS.c.finished, _RESULTS.c.key)
             )
-            return [TrialResult.unpack(packed) for packed in rows.scalars()]
+            return [self._unpacked(name, packed) for name, packed in rows]
 
     def counts(self) -> Mapping[str, int]:
         """Return how many results each tenant has."""
@@ -152,6 +166,12 @@ class Ledger:
                 sql.select(_RESULTS.c.tenant, sql.func.count()).group_by(_RESULTS.c.tenant)
             )
             return {tenant: count for tenant, count in rows}
+
+    def _unpacked(self, name: str, packed: bytes) -> TrialResult:
+        try:
+            return TrialResult.unpack(packed)
+        except (ParameterError, TypeError) as error:  # TypeError: fields that are not known here
+            raise LedgerError(f"result {name} of {self._place} cannot be read: {error}") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -211,8 +231,8 @@ def _parsed(url: str, root: Path) -> URL:
     """Return a URL of a kind that is known, its SQLite file in the project; make its folder."""
     try:
         place = make_url(url)
-        known = place.get_backend_name() in _INSERTS
-    except (ArgumentError, NoSuchModuleError, ValueError):
+        known = place.drivername in _DRIVERS
+    except (ArgumentError, ValueError):
         known = False
     if not known:
         # The URL itself may hold a password.
@@ -234,7 +254,12 @@ def _parsed(url: str, root: Path) -> URL:
                 )
             )
         file = root / place.database
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(
+                message("the ledger needs a folder", got=error.strerror, place=str(file.parent))
+            ) from error
         place = place.set(database=str(file))
     return place
 
@@ -247,10 +272,21 @@ def _engine(place: URL) -> Engine:
     return engine
 
 
-def _prepare_sqlite(connection: object, _: object) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # else sqlite3 begins and commits as it sees fit
-    for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+    connection.execute("PRAGMA synchronous=FULL")
+    deadline = time.monotonic() + _BUSY_MS / 1000
+    while True:
+        # Two that turn a new file to WAL at a time are told "locked" at once, whatever the timeout.
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from lab.trials import Block
 LEAST_BLOCKS = 10
 _STALLED = 0.05  # share of a block in which somebody waited for a core
 _STOLEN = 0.02  # share of the cores' time that the host gave to others
+_LEAST_TICKS = 100  # of all cores; of fewer a single one stolen would be too large a share
 _STEADY = 0.1  # three calls in a row within this share of one another
 _IN_A_ROW = 3
 
@@ -60,28 +60,14 @@ def turns(names: Sequence[str], *, blocks: int, seed: int) -> list[list[str]]:
 # --- load -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Load:
-    """What came of some requests: a latency of each, in the order they were to be sent.
-
-    Attributes:
-        latencies_s: from the time a request was to be sent; infinite for one without an answer.
-        seconds: from the first request to the last answer.
-    """
-
-    latencies_s: tuple[float, ...]
-    seconds: float
-
-    @property
-    def throughput(self) -> float:
-        """Requests that were answered, per second."""
-        answered = sum(math.isfinite(one) for one in self.latencies_s)
-        return answered / self.seconds if self.seconds > 0 else math.nan
-
-
 def closed_loop(
-    ask: Ask, requests: Sequence[Any], *, batch_size: int, clock: Clock = time.perf_counter
-) -> Load:
+    ask: Ask,
+    requests: Sequence[Any],
+    *,
+    batch_size: int,
+    number: int = 0,
+    clock: Clock = time.perf_counter,
+) -> Block:
     """Send each batch when the one before is answered: what the service can do at most.
 
     All requests of a batch wait for the whole batch.
@@ -90,8 +76,9 @@ def closed_loop(
         ask: gives a batch to the service, and tells of each request whether it was answered.
         requests: at least one.
         batch_size: requests at a time; the last batch may be smaller.
+        number: of the block.
         clock: in seconds.
-    Raises: whatever ``ask`` raises.
+    Raises: whatever ``ask`` raises; ValueError if it does not tell of every request.
     """
     _refuse_no(requests, batch_size)
     latencies: list[float] = []
@@ -101,8 +88,8 @@ def closed_loop(
         sent = clock()
         answered = ask(some)
         took = clock() - sent
-        latencies += [took if good else math.inf for good in answered]
-    return Load(tuple(latencies), clock() - begun)
+        latencies += [took if good else math.inf for _, good in zip(some, answered, strict=True)]
+    return Block(number, tuple(latencies), clock() - begun)
 
 
 def open_loop(
@@ -112,10 +99,11 @@ def open_loop(
     rate: float,
     batch_size: int,
     seed: int,
+    number: int = 0,
     deadline_s: float = math.inf,
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-) -> Load:
+) -> Block:
     """Let requests arrive as they like, and answer those that wait: latency under load.
 
     Arrivals are a Poisson process; the service takes what waits, up to a batch, as soon as it is
@@ -128,10 +116,11 @@ def open_loop(
         rate: arrivals per second, on average.
         batch_size: requests at a time, at most.
         seed: of the arrivals.
+        number: of the block.
         deadline_s: an answer that took longer did not come.
         clock: in seconds.
         sleep: waits for some seconds.
-    Raises: whatever ``ask`` raises.
+    Raises: as `closed_loop`.
     """
     _refuse_no(requests, batch_size)
     if not 0 < rate < math.inf:
@@ -151,13 +140,19 @@ def open_loop(
         for at, good in zip(range(first, last), answered, strict=True):
             took = done - float(due[at])
             latencies.append(took if good and took <= deadline_s else math.inf)
-    return Load(tuple(latencies), clock() - float(due[0]))
+    return Block(number, tuple(latencies), clock() - float(due[0]))
 
 
-def warm_up(
-    call: Callable[[], object], *, most: int, clock: Clock = time.perf_counter
-) -> tuple[float, ...]:
-    """Call until three calls in a row took about the same, or often enough; return what each took.
+@dataclass(frozen=True)
+class WarmUp:
+    """What each call took, and whether the last three took about the same."""
+
+    took_s: tuple[float, ...]
+    steady: bool
+
+
+def warm_up(call: Callable[[], object], *, most: int, clock: Clock = time.perf_counter) -> WarmUp:
+    """Call until three calls in a row took about the same, or often enough.
 
     Args:
         call: what is to be warm.
@@ -167,14 +162,14 @@ def warm_up(
     if most < _IN_A_ROW:
         raise ParameterError(message(f"most must be at least {_IN_A_ROW}", got=most))
     took: list[float] = []
-    while len(took) < most:
+    steady = False
+    while not steady and len(took) < most:
         begun = clock()
         call()
         took.append(clock() - begun)
         last = took[-_IN_A_ROW:]
-        if len(last) == _IN_A_ROW and max(last) <= (1 + _STEADY) * min(last):
-            break
-    return tuple(took)
+        steady = len(last) == _IN_A_ROW and max(last) <= (1 + _STEADY) * min(last)
+    return WarmUp(tuple(took), steady)
 
 
 def _refuse_no(requests: Sequence[Any], batch_size: int) -> None:
@@ -187,48 +182,47 @@ def _refuse_no(requests: Sequence[Any], batch_size: int) -> None:
 # --- what disturbs --------------------------------------------------------------------------------
 
 
-@dataclass
-class Watch:
-    """What went on while something was timed; filled when it is over.
+@dataclass(frozen=True)
+class Moment:
+    """What the machine had counted when it was looked at; None where the system does not tell.
 
     Attributes:
-        stalled: share of the time in which somebody waited for a core; NaN if the system does not
-            tell (Linux: ``/proc/pressure/cpu``).
-        stolen: share of the cores' time that the host of a virtual machine gave to others; NaN if
-            the system does not tell (Linux: ``/proc/stat``).
+        at_s: on the clock.
+        stalled_s: for how long some process had to wait for a core (``/proc/pressure/cpu``).
+        stolen: ticks that the host of a virtual machine gave to others (``/proc/stat``).
+        ticks: of all cores.
     """
 
-    stalled: float = math.nan
-    stolen: float = math.nan
-    reason: str = field(default="")
-
-    def judge(self) -> None:
-        """Say in ``reason`` why the block cannot be trusted; empty if nothing speaks against it."""
-        reasons = []
-        if self.stalled > _STALLED:
-            reasons.append(f"waited for a core {self.stalled:.0%} of the time")
-        if self.stolen > _STOLEN:
-            reasons.append(f"the host took {self.stolen:.0%} of the cores' time")
-        self.reason = ", ".join(reasons)
+    at_s: float
+    stalled_s: float | None
+    stolen: int | None
+    ticks: int | None
 
 
-@contextmanager
-def watch(proc: Path = Path("/proc"), clock: Clock = time.perf_counter) -> Iterator[Watch]:
-    """Look at the machine before and after, and give what went on between.
+def look(proc: Path = Path("/proc"), clock: Clock = time.perf_counter) -> Moment:
+    """Look at the machine: before a block and after it.
 
     Args:
         proc: where the system tells.
         clock: in seconds.
     """
-    seen = Watch()
-    begun, stalled, ticks = clock(), _stalled_s(proc), _ticks(proc)
-    yield seen
-    seconds = clock() - begun
-    if stalled is not None and (after := _stalled_s(proc)) is not None and seconds > 0:
-        seen.stalled = (after - stalled) / seconds
-    if ticks is not None and (now := _ticks(proc)) is not None and now[1] > ticks[1]:
-        seen.stolen = (now[0] - ticks[0]) / (now[1] - ticks[1])
-    seen.judge()
+    stolen, ticks = _ticks(proc)
+    return Moment(clock(), _stalled_s(proc), stolen, ticks)
+
+
+def disturbance(before: Moment, after: Moment) -> str:
+    """Say why what was timed between two moments cannot be trusted; empty if nothing was seen."""
+    reasons = []
+    seconds = after.at_s - before.at_s
+    if None not in (before.stalled_s, after.stalled_s) and seconds > 0:
+        stalled = (after.stalled_s - before.stalled_s) / seconds
+        if stalled > _STALLED:
+            reasons.append(f"waited for a core {stalled:.0%} of the time")
+    if None not in (before.ticks, after.ticks) and after.ticks - before.ticks >= _LEAST_TICKS:
+        stolen = (after.stolen - before.stolen) / (after.ticks - before.ticks)
+        if stolen > _STOLEN:
+            reasons.append(f"the host took {stolen:.0%} of the cores' time")
+    return ", ".join(reasons)
 
 
 def _stalled_s(proc: Path) -> float | None:
@@ -240,7 +234,7 @@ def _stalled_s(proc: Path) -> float | None:
         return None
 
 
-def _ticks(proc: Path) -> tuple[int, int] | None:
+def _ticks(proc: Path) -> tuple[int, int] | tuple[None, None]:
     """Return the cores' stolen time and all their time, in ticks."""
     try:
         words = (proc / "stat").read_text("ascii").splitlines()[0].split()
@@ -248,7 +242,7 @@ def _ticks(proc: Path) -> tuple[int, int] | None:
         counted = [int(word) for word in words[1:9]]
         return (counted[7], sum(counted))
     except (OSError, ValueError, IndexError):
-        return None
+        return (None, None)
 
 
 # --- who is faster --------------------------------------------------------------------------------
@@ -261,15 +255,18 @@ class Comparison:
     Attributes:
         ratio: candidate over baseline; 0.8 takes a fifth less time.
         floor: least share by which two can be told apart, as `lab.stats.noise_floor` has it.
-        blocks: that both were measured in undisturbed.
+        blocks: that both were measured in undisturbed, with an answer to most requests.
+        failed: of the baseline and of the candidate, undisturbed blocks in which most requests had
+            no answer.
         verdict: faster or slower only if the interval leaves out 1 and the ratio is farther from it
-            than the floor.
-        needed: blocks that would do for an insufficient verdict; None if no number can be told.
+            than the floor; who failed in a block is not faster.
+        needed: blocks that would do for an insufficient verdict; None if more of them would not.
     """
 
     ratio: Interval
     floor: float
     blocks: int
+    failed: tuple[int, int]
     verdict: Literal["faster", "slower", "insufficient"]
     needed: int | None = None
 
@@ -287,44 +284,51 @@ def compare(
     Returns: insufficient with fewer than 10 blocks, whatever they say.
     """
     before, after = _medians(baseline), _medians(candidate)
+    failed = (sum(map(math.isinf, before.values())), sum(map(math.isinf, after.values())))
     both = sorted(before.keys() & after.keys())
-    if not both:
-        nothing = Interval(math.nan, 0.0, math.inf)
-        return Comparison(nothing, floor, 0, "insufficient", LEAST_BLOCKS)
-    first, second = ([one[number] for number in both] for one in (before, after))
-    ratio = block_ratio(first, second, seed=seed)
+    sound = [one for one in both if math.isfinite(before[one]) and math.isfinite(after[one])]
+    ratio = Interval(math.nan, 0.0, math.inf)
+    if sound:
+        ratio = block_ratio(
+            [before[one] for one in sound], [after[one] for one in sound], seed=seed
+        )
+    verdict: Literal["faster", "slower", "insufficient"] = "insufficient"
+    needed = None
     if len(both) < LEAST_BLOCKS:
-        return Comparison(ratio, floor, len(both), "insufficient", LEAST_BLOCKS)
-    if ratio.high < 1 and ratio.value < 1 / (1 + floor):
-        return Comparison(ratio, floor, len(both), "faster")
-    if ratio.low > 1 and ratio.value > 1 + floor:
-        return Comparison(ratio, floor, len(both), "slower")
-    return Comparison(ratio, floor, len(both), "insufficient", _needed(ratio, floor, len(both)))
+        needed = LEAST_BLOCKS
+    elif len(sound) >= LEAST_BLOCKS:
+        if ratio.high < 1 and ratio.value < 1 / (1 + floor) and not failed[1]:
+            verdict = "faster"
+        elif ratio.low > 1 and ratio.value > 1 + floor and not failed[0]:
+            verdict = "slower"
+        elif not any(failed):
+            needed = _needed(ratio, floor, len(sound))
+    return Comparison(ratio, floor, len(sound), failed, verdict, needed)
 
 
 def floor_of(first: Sequence[Block], again: Sequence[Block], *, seed: int) -> float:
-    """Return the noise floor from one configuration that took part as if it were two."""
+    """Return the noise floor from one configuration that took part as if it were two.
+
+    Infinite with fewer than 10 blocks, or if it failed in one: then nothing can be told apart.
+    """
     before, after = _medians(first), _medians(again)
     both = sorted(before.keys() & after.keys())
-    if not both:
+    if len(both) < LEAST_BLOCKS or not all(map(math.isfinite, [*before.values(), *after.values()])):
         return math.inf
     return noise_floor([before[one] for one in both], [after[one] for one in both], seed=seed)
 
 
 def _medians(blocks: Sequence[Block]) -> dict[int, float]:
-    """Return the median latency of each undisturbed block by its number; not of those that fail."""
-    found = {}
-    for block in blocks:
-        if block.disturbed or not block.latencies_s:
-            continue
-        median = float(np.quantile(block.latencies_s, 0.5, method="inverted_cdf"))
-        if math.isfinite(median):
-            found[block.number] = median
-    return found
+    """Return the median latency of undisturbed blocks by number; infinite where most failed."""
+    return {
+        block.number: float(np.quantile(block.latencies_s, 0.5, method="inverted_cdf"))
+        for block in blocks
+        if not block.disturbed and block.latencies_s
+    }
 
 
 def _needed(ratio: Interval, floor: float, blocks: int) -> int | None:
-    """Return the blocks after which the interval would leave out 1, if the ratio stays.
+    """Return the blocks after which the interval would leave out 1, if the ratio stays: even.
 
     None if the ratio is within the floor: then more blocks of the kind do not help.
     """
@@ -332,4 +336,4 @@ def _needed(ratio: Interval, floor: float, blocks: int) -> int | None:
     if gain <= math.log1p(floor):
         return None
     half = (math.log(ratio.high) - math.log(ratio.low)) / 2
-    return max(blocks + 1, math.ceil(blocks * (half / gain) ** 2))
+    return 2 * math.ceil(max(blocks + 1, blocks * (half / gain) ** 2) / 2)

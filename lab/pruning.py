@@ -105,17 +105,21 @@ def _refuse(weight: Tensor, sparsity: float) -> None:
 def layers(module: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     """Return the layers that are pruned, by name: linear ones of floating-point weights.
 
-    Not the one that names words: it shares its weight with the embedding in many models, and its
-    zeros would be words that cannot be said.
+    Not those that name words, which share their weight with an embedding in many models: zeros
+    would be words that cannot be said. Nor the projection that torch's own attention multiplies
+    with by itself, since nothing shows what goes into it.
 
     Raises: ModelError if a layer is quantized already (pruning comes first), or there is none.
     """
     import torch
 
-    head = _head(module)
+    unseen = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
+    words = _words(module)
     found = {}
     for name, layer in module.named_modules():
-        if not isinstance(layer, torch.nn.Linear) or layer is head:
+        if not isinstance(layer, torch.nn.Linear) or isinstance(layer, unseen):
+            continue
+        if any(layer.weight is one for one in words):
             continue
         if type(layer) is not torch.nn.Linear or not layer.weight.is_floating_point():
             raise ModelError(
@@ -139,7 +143,7 @@ def input_norms(module: torch.nn.Module, run: Callable[[], object]) -> dict[str,
 
     Args:
         module: the model, as `layers` takes it.
-        run: asks the model about the calibration items.
+        run: asks the model about the calibration items, one at a time: padding would count too.
     Returns: (in_features,) float32 by layer; layers that were not reached are left out.
     """
     squares: dict[str, Tensor] = {}
@@ -172,6 +176,7 @@ def prune(
         method: ``l1`` needs nothing else, ``wanda`` the norms.
         sparsity: of each layer, [0, 1).
         norms: as of `input_norms`.
+    Returns: what is zero now.
     Raises: ParameterError if the method is unknown, sparsity out of range or a layer without norm.
     """
     import torch
@@ -201,10 +206,18 @@ def prune(
     return Pruned(weights, zeros, shares)
 
 
-def _head(module: torch.nn.Module) -> torch.nn.Module | None:
-    """Return the layer that names words, if the model has one."""
-    get = getattr(module, "get_output_embeddings", None)
-    try:
-        return get() if get else None
-    except NotImplementedError:
-        return None
+def _words(module: torch.nn.Module) -> list[Tensor]:
+    """Return the weights that stand for words, going in or coming out."""
+    import torch
+
+    found = []
+    for part in module.modules():
+        if isinstance(part, torch.nn.Embedding):
+            found.append(part.weight)
+        try:
+            head = part.get_output_embeddings()
+        except (AttributeError, NotImplementedError):
+            continue
+        if head is not None:
+            found.append(head.weight)
+    return found

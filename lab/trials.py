@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
+import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
 from lab.errors import ParameterError, message
@@ -20,7 +22,8 @@ Kind = Literal["text", "image_text", "speech", "joint"]
 Pruning = Literal["none", "l1", "wanda", "structured"]
 Status = Literal["ok", "out_of_memory", "timeout", "invalid", "error"]
 
-_RECORD = 1  # form of a result's record
+_FORM = 1  # of a result's record
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,32 @@ class Runtime:
     compiled: bool = False
     static_cache: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("compiled", "static_cache"):
+            if not isinstance(getattr(self, name), bool):
+                raise ParameterError(
+                    message(f"{name} must be true or false", got=getattr(self, name))
+                )
+
 
 @dataclass(frozen=True)
 class Trial:
     """One configuration of one tenant's service, and how much of it is measured.
 
+    A field that is added must have a default that means what was done before it: fields at their
+    default are not part of the key, so that what was measured stays known.
+
     Attributes:
         tenant: its slug.
         kind: of the queries.
         suite: of the models.
+        items: different queries that are asked.
+        seed: of which they are, and in what order.
+        batch_size: queries answered at a time.
         quantization: method, such as ``nf4``; ``none`` leaves the weights in the runtime's dtype.
         pruning: method.
         sparsity: share of the weights that are zero, [0, 1); above 0 exactly with a method.
-        batch_size: queries answered at a time.
         runtime: see there.
-        items: different queries that are asked.
-        seed: of which they are, and in what order.
         rate: queries that arrive per second, on average (open loop); None if each batch is sent
             when the one before is answered (closed loop).
     Raises: ParameterError that lists every rule that is broken.
@@ -73,34 +86,30 @@ class Trial:
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        pruned = self.pruning != "none"
-        rules = (
-            (
-                self.kind in get_args(Kind),
-                f"kind must be one of {', '.join(get_args(Kind))}",
-                "kind",
+        # Equal trials must have one key, whether a whole number came from YAML, numpy or a sampler.
+        for name, plain in (
+            *((name, _whole) for name in ("items", "seed", "batch_size")),
+            *((name, _number) for name in ("sparsity", "rate")),
+        ):
+            object.__setattr__(self, name, plain(getattr(self, name), name))
+        kinds, methods = ", ".join(get_args(Kind)), ", ".join(get_args(Pruning))
+        rules = {
+            f"kind must be one of {kinds}": (self.kind, self.kind in get_args(Kind)),
+            f"pruning must be one of {methods}": (self.pruning, self.pruning in get_args(Pruning)),
+            "sparsity must be in [0, 1)": (self.sparsity, 0 <= self.sparsity < 1),
+            "sparsity must be above 0 with a pruning method, and 0 without one": (
+                self.sparsity,
+                (self.pruning != "none") == (self.sparsity > 0),
             ),
-            (
-                self.pruning in get_args(Pruning),
-                f"pruning must be one of {', '.join(get_args(Pruning))}",
-                "pruning",
-            ),
-            (0 <= self.sparsity < 1, "sparsity must be in [0, 1)", "sparsity"),
-            (
-                pruned == (self.sparsity > 0),
-                "sparsity must be above 0 with a pruning method, and 0 without one",
-                "sparsity",
-            ),
-            (self.batch_size >= 1, "batch_size must be at least 1", "batch_size"),
-            (self.items >= 1, "items must be at least 1", "items"),
-            (self.seed >= 0, "seed must be at least 0", "seed"),
-            (
+            "batch_size must be at least 1": (self.batch_size, self.batch_size >= 1),
+            "items must be at least 1": (self.items, self.items >= 1),
+            "seed must be at least 0": (self.seed, self.seed >= 0),
+            "rate must be above 0 and finite, or None": (
+                self.rate,
                 self.rate is None or 0 < self.rate < math.inf,
-                "rate must be above 0 and finite, or None",
-                "rate",
             ),
-        )
-        broken = [message(rule, got=getattr(self, name)) for met, rule, name in rules if not met]
+        }
+        broken = [message(rule, got=value) for rule, (value, met) in rules.items() if not met]
         if broken:
             raise ParameterError("\n".join(broken))
 
@@ -121,10 +130,13 @@ class Setting:
     code: str
     hardware: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "models", dict(self.models))
+
 
 def key(trial: Trial, setting: Setting) -> str:
     """Return ``sha256:...``: the same for the same trial in the same setting, in every process."""
-    parts = {"trial": asdict(trial), "setting": asdict(setting)}
+    parts = {"trial": _chosen(trial), "setting": _chosen(setting)}
     return f"sha256:{hashlib.sha256(_canonical(parts).encode()).hexdigest()}"
 
 
@@ -148,6 +160,29 @@ class Block:
     tokens_out: int = 0
     disturbed: str = ""
 
+    def __post_init__(self) -> None:
+        latencies = tuple(map(float, self.latencies_s))
+        if any(math.isnan(one) or one < 0 for one in latencies):
+            raise ParameterError(
+                message(
+                    "a latency must be at least 0, and infinite without an answer",
+                    got=[one for one in latencies if not one >= 0][:3],
+                    place=f"block {self.number}",
+                )
+            )
+        object.__setattr__(self, "latencies_s", latencies)
+
+    @property
+    def errors(self) -> int:
+        """Requests without an answer."""
+        return sum(math.isinf(one) for one in self.latencies_s)
+
+    @property
+    def throughput(self) -> float:
+        """Requests that were answered, per second; NaN if no time passed."""
+        answered = len(self.latencies_s) - self.errors
+        return answered / self.seconds if self.seconds > 0 else math.nan
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -168,6 +203,7 @@ class TrialResult:
         trial: what was measured.
         setting: in what.
         status: a failure is a result as well.
+        finished: UTC, such as ``2026-11-25T03:00:00Z``.
         problem: what went wrong, for people to read; empty if ok.
         blocks: as far as it came.
         load_s: from nothing to ready to answer.
@@ -177,8 +213,8 @@ class TrialResult:
         peak_bytes: most memory the process held, or the device where that has its own.
         quality: of each item, in no order.
         answers: digest of all answers, to tell whether two configurations said the same.
-        environment: versions, threads, and what else was going on.
-        finished: UTC, ISO 8601.
+        environment: versions, threads, and what else was going on; whatever JSON can hold.
+    Raises: ParameterError if anything in it could not be kept.
     """
 
     key: str
@@ -211,10 +247,17 @@ class TrialResult:
                     place=f"status {self.status}",
                 )
             )
+        if not _TIME.fullmatch(self.finished):
+            raise ParameterError(
+                message("finished must be like 2026-11-25T03:00:00Z", got=self.finished)
+            )
+        # As it will come back; and what cannot be kept is told now, not when it is to be.
+        object.__setattr__(self, "environment", json.loads(_canonical(self.environment)))
+        self.pack()
 
     def pack(self) -> bytes:
         """Return the whole result as few bytes; floats come back exactly as they were."""
-        return zlib.compress(_canonical({"form": _RECORD, **asdict(self)}).encode(), 6)
+        return zlib.compress(_canonical({"form": _FORM, **asdict(self)}).encode(), 6)
 
     @classmethod
     def unpack(cls, packed: bytes) -> TrialResult:
@@ -229,10 +272,10 @@ class TrialResult:
             raise ParameterError(
                 message("a result must be one that was packed", got=f"{len(packed)} bytes")
             ) from error
-        if form != _RECORD:
+        if form != _FORM:
             raise ParameterError(
                 message(
-                    f"a result must be of form {_RECORD}",
+                    f"a result must be of form {_FORM}",
                     got=form,
                     remedy="use the lab that wrote it, or a newer one",
                 )
@@ -240,14 +283,9 @@ class TrialResult:
         record["trial"]["runtime"] = Runtime(**record["trial"]["runtime"])
         record["trial"] = Trial(**record["trial"])
         record["setting"] = Setting(**record["setting"])
-        record["blocks"] = tuple(_blocks(record["blocks"]))
+        record["blocks"] = tuple(Block(**block) for block in record["blocks"])
         record["quality"] = tuple(_quality(record["quality"]))
         return cls(**record)
-
-
-def _blocks(records: list[dict[str, Any]]) -> Iterator[Block]:
-    for record in records:
-        yield Block(**record | {"latencies_s": tuple(record["latencies_s"])})
 
 
 def _quality(records: list[dict[str, Any]]) -> Iterator[Quality]:
@@ -256,5 +294,48 @@ def _quality(records: list[dict[str, Any]]) -> Iterator[Quality]:
         yield Quality(**record | {"scores": scores})
 
 
+def _chosen(record: object) -> dict[str, object]:
+    """Return those fields of a dataclass that are not at their default."""
+    found = {}
+    for one in fields(record):
+        value = getattr(record, one.name)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if default is MISSING or value != default:
+            found[one.name] = _chosen(value) if is_dataclass(value) else value
+    return found
+
+
+def _whole(value: object, name: str) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ParameterError(message(f"{name} must be a whole number", got=value))
+
+
+def _number(value: object, name: str) -> float | None:
+    try:
+        if not isinstance(value, bool):
+            return None if value is None and name == "rate" else float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ParameterError(message(f"{name} must be a number", got=value))
+
+
 def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    """Return JSON that is the same for the same value; numpy's numbers as Python's.
+
+    Raises: ParameterError if JSON cannot hold it.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(message("a result must hold what JSON can hold", got=error)) from error
+
+
+def _plain(value: object) -> object:
+    item = getattr(value, "item", None)
+    if item is None:
+        raise TypeError(f"not {type(value).__name__}")
+    return item()

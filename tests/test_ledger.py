@@ -151,6 +151,33 @@ def test_a_ledger_of_an_older_lab_is_brought_up_to_date_and_keeps_its_results(
                 assert connection.execute(sql.text("select note from results")).scalar() == "old"
 
 
+def test_a_new_ledger_has_what_an_upgraded_one_has(url, tmp_path, monkeypatch):
+    def note(connection):
+        connection.execute(sql.text("alter table results add column note varchar(9)"))
+
+    # The table as today's code knows it has the column already.
+    names = [*ledger._RESULTS.c.keys(), "note"]
+    kinds = {"result": sql.LargeBinary}
+    columns = (sql.Column(name, kinds.get(name, sql.String)) for name in names)
+    table = sql.Table("results", sql.MetaData(), *columns)
+    monkeypatch.setattr(ledger, "_RESULTS", table)
+    monkeypatch.setattr(ledger, "_STEPS", (*ledger._STEPS, note))
+    with Ledger(url, root=tmp_path) as new:
+        assert new.add(result())
+        columns = {one["name"] for one in sql.inspect(new._engine).get_columns("results")}
+    assert columns == {"key", "tenant", "status", "finished", "result", "note"}
+
+
+def test_a_result_that_cannot_be_read_is_named(opened):
+    opened.add(result(1))
+    with opened._engine.begin() as connection:
+        connection.execute(sql.update(ledger._RESULTS).values(result=b"spoilt"))
+    with pytest.raises(LedgerError, match=f"result {result(1).key} of .* cannot be read"):
+        opened.of_tenant("medical")
+    with pytest.raises(LedgerError, match=f"result {result(1).key} of .* cannot be read"):
+        opened.find([result(1).key], tenant="medical")
+
+
 def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(opened, url, tmp_path, monkeypatch):
     opened.add(result())
 
@@ -219,11 +246,13 @@ def test_ten_writers_killed_at_any_moment_lose_and_double_nothing(url, root, tmp
     told: list[str] = []
     for _ in range(10):
         process = writer(url, root, 0, 200, pause=0.002)
-        time.sleep(rng.uniform(0.3, 1.2))
+        first = process.stdout.readline()  # from here on it is writing
+        time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         out, _ = process.communicate(timeout=20)
         # The last line may be cut off by the kill.
-        told += [line for line in out.splitlines(keepends=True) if line.endswith("\n")]
+        told += [line for line in (first + out).splitlines(keepends=True) if line[-1] == "\n"]
+    assert 10 <= len(told) < 200
     out, err = writer(url, root, 0, 200).communicate(timeout=60)
     assert not err
     told += out.splitlines(keepends=True)
@@ -268,14 +297,32 @@ def test_a_file_that_is_no_ledger_is_told_and_not_touched(tmp_path):
     assert (tmp_path / "ledger.db").read_bytes() == before
 
 
-def test_a_server_that_is_not_there_is_told_without_the_password(tmp_path):
+@pytest.mark.parametrize("url", ["lab:s3cret@/x?host={}", "/x?host={}&password=s3cret"])
+def test_a_server_that_is_not_there_is_told_without_the_password(tmp_path, url):
     with pytest.raises(LedgerError) as caught:
-        Ledger(f"postgresql+psycopg://lab:s3cret@/x?host={tmp_path}", root=tmp_path)
+        Ledger("postgresql+psycopg://" + url.format(tmp_path), root=tmp_path)
     assert "could not open the ledger" in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["", "ledger.db", "mysql://u:s3cret@host/x", "sqlite", "://"])
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "reports").write_text("a file")
+    with pytest.raises(LedgerError, match="the ledger needs a folder, got 'File exists'"):
+        Ledger("sqlite:///reports/ledger.db", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ledger.db",
+        "mysql://u:s3cret@host/x",
+        "sqlite",
+        "://",
+        "postgresql+nope://u:s3cret@host/x",
+        "sqlite+aiosqlite:///x.db",
+    ],
+)
 def test_a_url_of_another_kind_is_refused_without_its_password(url, tmp_path):
     with pytest.raises(ParameterError, match="must begin with sqlite:///") as caught:
         Ledger(url, root=tmp_path)

@@ -106,6 +106,21 @@ def test_words_are_not_pruned():
     assert torch.equal(model.lm_head.weight, before)
 
 
+def test_words_are_not_pruned_inside_another_model_either():
+    inside = torch.nn.ModuleDict({"llm": small_llama(), "eye": torch.nn.Linear(3, 3)})
+    assert len(layers(inside)) == 2 * 7 + 1
+    assert all("lm_head" not in name for name in layers(inside))
+    tied = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 9, bias=False))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ModelError, match="must have linear layers"):
+        layers(tied)
+
+
+def test_attention_that_multiplies_by_itself_is_left_alone():
+    module = torch.nn.Sequential(torch.nn.MultiheadAttention(4, 2), torch.nn.Linear(4, 4))
+    assert list(layers(module)) == ["1"]
+
+
 @pytest.mark.parametrize("method", ["l1", "wanda"])
 def test_a_pruned_model_has_that_share_of_zeros_and_still_answers(method):
     model = small_llama()

@@ -191,7 +191,9 @@ def test_a_bound_that_is_no_rate_is_refused(bound):
 # --- quantiles ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("share", "needed"), [(0.9, 29), (0.95, 59), (0.99, 299)])
+@pytest.mark.parametrize(
+    ("share", "needed"), [(0.5, 5), (0.6, 6), (0.75, 11), (0.9, 29), (0.95, 59), (0.99, 299)]
+)
 def test_tails_need_samples(share, needed):
     assert quantile_needed(share) == needed
     values = np.arange(1.0, needed + 1)
@@ -274,7 +276,7 @@ def test_swapping_the_two_turns_the_ratio_around():
     assert there == pytest.approx((1 / back.value, 1 / back.high, 1 / back.low))
 
 
-@pytest.mark.parametrize("blocks", [10, 20])
+@pytest.mark.parametrize("blocks", [3, 10, 20])
 def test_the_interval_of_a_ratio_covers_the_truth(blocks):
     rng = np.random.default_rng(11)
     inside = 0

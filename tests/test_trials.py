@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 
 from lab import trials
@@ -57,6 +59,79 @@ def test_pruning_makes_another_key_and_so_does_more_of_it():
     pruned = [replace(TRIAL, pruning="l1", sparsity=sparsity) for sparsity in (0.2, 0.3)]
     pruned.append(replace(TRIAL, pruning="wanda", sparsity=0.3))
     assert len({key(one, SETTING) for one in (TRIAL, *pruned)}) == 4
+
+
+GOLDEN = "sha256:860cf4da9b9dad08c912f136e67dc6e5621f8238dee9fc47a412cec356e05cb1"
+PACKED = (
+    "789c5d525b6ee3300cbc0bbfd342966337f139fad5c522a025ba16a2872bd1eda645eebe54bcdb00050c"
+    "c81c0f359ca1bf0063f9a05c6000d8c1e89339cbfbafdf3ba0f8ee728a8122c3f075ddc1e4a22b3359a1"
+    "6aa5fb87a679d0ddb36a07a5e47981cac8854f99de569253ee89abf702a71c60687670a68b34971975d7"
+    "0f875e99696ff1381e2d5a7530c7464f4ddb53ff644d4f5daf9be9a0db83253a4e66ff84fb461b326dd7"
+    "93eaccd8889e4f68ab8c7aecb682ec69bc307d2b2f84e71f484ea3a7b0d97d5bd13bbe6c7e0b31bbf82a"
+    "5ec1244bc2a8121619ef33230a3463b61f982bc32cab0041e8bedc1abd5bee6c63e4e3bb0f77641ce12a"
+    "4916465e6be4e90cb54af9e7e09c1dfa7ae3886ce653719f744bd0310521692561ba5857c1f487a1fa5a"
+    "e36d7a8829d2e62db2fb447629ded18c4cff35a4835da0aa82ccb2e68d59ec525d9a1416e7ebb627f485"
+    "2409be2cd5f3244173ab61b3e1ccc9a099e91fad9aa3da2403960573b9c5ab1e6bb9baaa0d9642926611"
+    "c4fa674120eb8c98bd5eff02310fd12d"
+)
+
+
+def test_a_key_stays_what_it_was():
+    # Whoever changes this makes everybody measure everything again.
+    assert key(TRIAL, SETTING) == GOLDEN
+
+
+def test_what_an_earlier_lab_packed_is_read():
+    assert TrialResult.unpack(bytes.fromhex(PACKED)) == result(load_s=0.5)
+
+
+def test_a_field_that_is_added_with_a_default_changes_no_key():
+    @dataclass(frozen=True)
+    class Later(Trial):
+        calibration: str = "none"
+
+    later = Later(tenant="medical", kind="text", suite="demo", items=20, seed=0)
+    assert key(later, SETTING) == key(TRIAL, SETTING)
+    assert key(replace(later, calibration="own"), SETTING) != key(TRIAL, SETTING)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"items": np.int64(20), "seed": np.int32(0), "batch_size": np.uint8(1)},
+        {"sparsity": 0, "runtime": Runtime()},
+    ],
+)
+def test_equal_trials_have_one_key_whatever_their_numbers_came_from(same):
+    assert key(replace(TRIAL, **same), SETTING) == key(TRIAL, SETTING)
+    rates = {key(replace(TRIAL, rate=rate), SETTING) for rate in (5, 5.0, np.float32(5))}
+    assert len(rates) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"items": True}, "items must be a whole number, got True"),
+        ({"seed": "0"}, "seed must be a whole number"),
+        ({"sparsity": "much"}, "sparsity must be a number"),
+        ({"sparsity": None}, "sparsity must be a number"),
+        ({"rate": True}, "rate must be a number"),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(wrong, rule):
+    with pytest.raises(ParameterError, match=rule):
+        replace(TRIAL, **wrong)
+
+
+def test_a_switch_is_on_or_off():
+    with pytest.raises(ParameterError, match="compiled must be true or false, got 1"):
+        Runtime(compiled=1)
+
+
+def test_models_may_be_any_mapping():
+    setting = replace(SETTING, models=MappingProxyType(dict(SETTING.models)))
+    assert key(TRIAL, setting) == key(TRIAL, SETTING)
 
 
 def test_every_field_of_a_trial_is_tried():
@@ -126,6 +201,40 @@ def test_ten_thousand_latencies_take_less_than_their_text():
     assert TrialResult.unpack(packed).blocks[0].latencies_s == latencies
 
 
+def test_numbers_of_numpy_come_back_as_numbers():
+    made = result(
+        blocks=(Block(0, np.array([0.1, 0.2], dtype=np.float32), 1.0),),
+        environment={"load": np.float32(0.5), "cores": (1, 2)},
+        peak_bytes=np.int64(7),
+    )
+    assert TrialResult.unpack(made.pack()) == made
+    assert made.environment == {"load": 0.5, "cores": [1, 2]}
+
+
+def test_what_cannot_be_kept_is_told_when_it_is_made():
+    for bad in ({"model": object()}, {1: "one", "two": 2}):
+        with pytest.raises(ParameterError, match="what JSON can hold"):
+            result(environment=bad)
+
+
+@pytest.mark.parametrize("latency", [math.nan, -0.1])
+def test_a_latency_is_no_less_than_nothing(latency):
+    with pytest.raises(ParameterError, match=r"at least 0.*\(block 4\)"):
+        Block(4, (0.1, latency), 1.0)
+
+
+def test_a_block_counts_its_errors_and_what_was_answered():
+    block = Block(0, (0.1, math.inf, 0.3), 2.0)
+    assert (block.errors, block.throughput) == (1, 1.0)
+    assert math.isnan(Block(0, (0.0,), 0.0).throughput)
+
+
+@pytest.mark.parametrize("finished", ["", "2026-11-25", "2026-11-25T03:00:00.5Z"])
+def test_the_time_is_told_in_one_way(finished):
+    with pytest.raises(ParameterError, match="finished must be like"):
+        result(finished=finished)
+
+
 @pytest.mark.parametrize("status", ["out_of_memory", "timeout", "invalid", "error"])
 def test_a_failure_is_a_result_that_tells_its_problem(status):
     assert result(status=status, problem="batch 64 did not fit").status == status
@@ -155,7 +264,7 @@ def test_what_was_not_packed_is_refused(packed):
 
 
 def test_what_a_newer_lab_packed_is_refused(monkeypatch):
-    monkeypatch.setattr(trials, "_RECORD", 2)
+    monkeypatch.setattr(trials, "_FORM", 2)
     packed = result().pack()
     monkeypatch.undo()
     with pytest.raises(ParameterError, match="form 1, got 2"):

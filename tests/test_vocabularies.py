@@ -92,3 +92,14 @@ def test_the_same_texts_give_the_same_vocabulary():
         vocabularies.learn(TEXTS, size=420, special=SPECIAL, single_kana=False) for _ in range(2)
     )
     assert first.get_vocab() == second.get_vocab()
+
+
+def test_of_characters_that_are_as_rare_the_same_are_kept_every_time():
+    texts = ["".join(chr(0x4E00 + at) for at in range(400)), "abc"] * 2
+    learnt = {
+        vocabularies.learn(
+            texts, size=460, special=SPECIAL, single_kana=True, alphabet=150
+        ).backend_tokenizer.to_str()
+        for _ in range(3)
+    }
+    assert len(learnt) == 1
