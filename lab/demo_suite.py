@@ -176,10 +176,11 @@ _CARDS: Mapping[Role, Card] = {
         ),
         recipe=(
             "The encoder of Whisper tiny.en with the strongest 1,280 of the 1,536 neurons of each "
-            "layer, as they are; three of its four decoder layers, with 384 neurons and a "
-            "vocabulary of ours, go on learning from the encoder's stored output, "
+            "layer; three of its four decoder layers, with 384 neurons and a vocabulary of ours, "
+            "go on learning from the encoder's stored output, "
             f"{demo_asr.BATCH} utterances of about one length a step; three steps in four leave "
-            "out the silence after the longest."
+            f"out the silence after the longest. Then {demo_asr.UPPER_SCHEDULE.steps:,} steps of "
+            "the decoder and the upper two of the encoder's four layers together."
         ),
         limits="Synthetic voices of two engines; recordings of at most 8 s.",
         sources=(

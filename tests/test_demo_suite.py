@@ -99,13 +99,21 @@ def test_asr(tmp_path):
         tmp_path / "asr",
         work=tmp_path / "work",
         schedule=sliver(steps=8, learning_rate=5e-4),
+        upper=sliver(steps=4, learning_rate=5e-4),
         utterances=8,
         batch=4,
         read=400,
         progress=quiet,
     )
-    assert trained.mean_loss(-0.25) < trained.mean_loss(0.25)
+    assert len(trained.losses) == 12
+    assert sum(trained.losses[6:8]) < sum(trained.losses[:2])
+    assert sum(trained.losses[10:]) < sum(trained.losses[:2])
     model = models.load("asr", tmp_path / "asr")
+    before = demo_asr.build(demo_asr.learn_vocabulary(400), seed=0).model.encoder.layers
+    after = model.engine.module.model.encoder.layers
+    for at, (one, other) in enumerate(zip(before, after, strict=True)):
+        same = torch.equal(one.fc1.weight.bfloat16(), other.fc1.weight.bfloat16())
+        assert same == (at < demo_asr._LOWER)
     said = lessons.utterance(0, part="train")
     known, guessed = model.ask(
         [Query(audio=said.speak(), language=said.language), Query(audio=said.speak())],
@@ -124,12 +132,14 @@ def test_utterances_of_one_length_are_drawn_together_and_none_that_does_not_fit(
 
 
 def test_silence_is_left_out_unless_the_whole_window_is_asked_for(tmp_path):
-    states = np.ones((2, demo_asr.POSITIONS, demo_asr.WIDTH), dtype=np.int16)
-    states.tofile(tmp_path / "heard")
+    states = torch.arange(4.0).bfloat16()[:, None, None].expand(4, demo_asr.POSITIONS, 384)
+    states.contiguous().view(torch.int16).numpy().tofile(tmp_path / "heard")
     heard = demo_asr._Heard(tmp_path / "heard", np.array([1.0, 2.0]))
-    assert heard.batch([0, 1], whole=True).shape[1] == demo_asr.POSITIONS
-    assert heard.batch([0, 1], whole=False).shape[1] == 100 + demo_asr._SILENCE_KEPT
-    assert heard.batch([0], whole=False).shape[1] == 50 + demo_asr._SILENCE_KEPT
+    assert heard.batch([0, 1], lower=False, whole=True).shape == (2, demo_asr.POSITIONS, 384)
+    assert heard.batch([0, 1], lower=False, whole=False).shape[1] == 100 + demo_asr._SILENCE_KEPT
+    assert heard.batch([0], lower=False, whole=False).shape[1] == 50 + demo_asr._SILENCE_KEPT
+    for lower, values in ((True, [0, 2]), (False, [1, 3])):
+        assert heard.batch([0, 1], lower=lower, whole=True)[:, 0, 0].tolist() == values
 
 
 def test_each_exchange_is_laid_out_once_and_some_steps_are_about_pictures(root):
