@@ -30,7 +30,7 @@ BATCH = 64
 SCHEDULE = Schedule(steps=3_400, learning_rate=1.5e-3, weight_decay=0.1)
 WIDTH = 256
 IMAGE_TOKENS = (lessons.SIDE // 8) ** 2 + 1  # the patches and the token that sums them up
-MAX_TOKENS = 256
+MAX_TOKENS = 512  # room for a picture, a question and a transcript of it that went wrong
 CHAT_TEMPLATE = (
     "<s>{% for message in messages %}<|{{ message['role'] }}|>"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"

@@ -171,8 +171,8 @@ class TestRefused:
         assert "at most 8 s" in answer.error
 
     def test_a_prompt_the_model_cannot_hold(self, loaded):
-        long, good = loaded["vlm"].ask([Query(text="长" * 400), text_queries(1)[0]])
-        assert "must fit 256 tokens" in long.error
+        long, good = loaded["vlm"].ask([Query(text="长" * 600), text_queries(1)[0]])
+        assert f"must fit {demo_vlm.MAX_TOKENS} tokens" in long.error
         assert good.text
         assert not good.error
 
