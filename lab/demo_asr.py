@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,13 +102,8 @@ def train(
     encoder, decoder = model.model.encoder, model.model.decoder
     model.set_attn_implementation("eager")
 
-    def loss_of(step: int) -> torch.Tensor:
-        return written(step, np.random.default_rng([schedule.seed, step]), lower=False)
-
-    def loss_of_both(step: int) -> torch.Tensor:
-        return written(step, np.random.default_rng([schedule.seed, 1, step]), lower=True)
-
-    def written(step: int, rng: np.random.Generator, *, lower: bool) -> torch.Tensor:
+    def loss_of(step: int, *, lower: bool) -> torch.Tensor:
+        rng = np.random.default_rng([schedule.seed, lower, step])
         chosen = _alike(heard.seconds, batch, rng)
         target = torch.nn.utils.rnn.pad_sequence(
             [labels[at] for at in chosen], batch_first=True, padding_value=-100
@@ -128,13 +124,20 @@ def train(
         )
 
     recipe = lessons.recipe("demo_asr", utterances, batch, tokenizer.backend_tokenizer.to_str())
-    trained = fit([decoder], loss_of, schedule, work / "asr", recipe=recipe, progress=progress)
+    trained = fit(
+        [decoder],
+        partial(loss_of, lower=False),
+        schedule,
+        work / "asr",
+        recipe=recipe,
+        progress=progress,
+    )
     above = [*encoder.layers[_LOWER:], encoder.layer_norm]
     for module in above:
         module.requires_grad_(True)
     both = fit(
         [*above, decoder],
-        loss_of_both,
+        partial(loss_of, lower=True),
         upper,
         work / "asr-upper",
         recipe=f"{recipe} {schedule}",

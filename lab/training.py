@@ -87,7 +87,10 @@ class Trained:
 
 
 def device() -> str:
-    """Return what the recipes run on: ``cuda`` where torch finds a GPU, else ``cpu``."""
+    """Return what the recipes run on: ``cuda`` where this torch can use a GPU, else ``cpu``.
+
+    Unlike lab.machine, which asks the driver: a torch built for the CPU cannot use what that finds.
+    """
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

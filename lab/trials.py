@@ -12,7 +12,7 @@ import math
 import operator
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
@@ -193,6 +193,10 @@ class Quality:
     language: str
     scores: Mapping[str, tuple[float, float]]
 
+    def __post_init__(self) -> None:
+        scores = {name: (float(top), float(bottom)) for name, (top, bottom) in self.scores.items()}
+        object.__setattr__(self, "scores", scores)
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -253,7 +257,6 @@ class TrialResult:
             )
         # As it will come back; and what cannot be kept is told now, not when it is to be.
         object.__setattr__(self, "environment", json.loads(_canonical(self.environment)))
-        self.pack()
 
     def pack(self) -> bytes:
         """Return the whole result as few bytes; floats come back exactly as they were."""
@@ -284,14 +287,8 @@ class TrialResult:
         record["trial"] = Trial(**record["trial"])
         record["setting"] = Setting(**record["setting"])
         record["blocks"] = tuple(Block(**block) for block in record["blocks"])
-        record["quality"] = tuple(_quality(record["quality"]))
+        record["quality"] = tuple(Quality(**quality) for quality in record["quality"])
         return cls(**record)
-
-
-def _quality(records: list[dict[str, Any]]) -> Iterator[Quality]:
-    for record in records:
-        scores = {name: tuple(pair) for name, pair in record["scores"].items()}
-        yield Quality(**record | {"scores": scores})
 
 
 def _chosen(record: object) -> dict[str, object]:
