@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lab import losses, roles
+from lab import layers, losses, roles
 from lab.errors import LabError, ModelError, ParameterError, PathError, message
 from lab.losses import Example
 from lab.models import DTYPES, Model
@@ -208,7 +208,6 @@ def _refuse(
 ) -> None:
     size, count = settings.batch_size, len(examples)
     paired = engine.role in ("clip", "encoder")
-    quantized = any(getattr(part, "is_quantized", False) for part in engine.module.modules())
     decodes = not getattr(engine.module.config, "is_encoder_decoder", False)
     rules: list[tuple[type[LabError], bool, str, object, str]] = [
         (
@@ -220,7 +219,7 @@ def _refuse(
         ),
         (
             ModelError,
-            not quantized,
+            not layers.is_quantized(engine.module),
             "a model must be loaded unquantized to be fine-tuned",
             f"a quantized {engine.checkpoint.architecture}",
             f"load it in bfloat16 with a lora_rank such as {LORA_RANK}; quantize what comes of it",

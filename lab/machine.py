@@ -35,6 +35,7 @@ PACKAGES = (
     "scikit-learn",
     "sentence-transformers",
     "torch",
+    "torchao",
     "transformers",
 )
 _LOW_MEMORY_BYTES = 4 << 30

@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lab import checkpoints, roles
 from lab.errors import ParameterError, message
+from lab.quantization import NONE, on_loading, once_loaded
 from lab.queries import Answer, Generation, Query
 from lab.roles import ROLES, Engine, Role
 
@@ -106,7 +107,7 @@ def load(
     folder: Path,
     *,
     dtype: DType = "float32",
-    quantization: Any = None,
+    quantization: str = NONE,
     attention: str | None = None,
     device: str = "cpu",
     cache: Path | None = None,
@@ -120,7 +121,7 @@ def load(
         role: one of ROLES.
         folder: as ``save_pretrained`` of transformers or sentence-transformers writes it.
         dtype: of the weights that are not quantized, and of the computation.
-        quantization: a quantization config of transformers, or None.
+        quantization: of lab.quantization.QUANTIZED, or ``none``.
         attention: transformers' name of an implementation, such as sdpa or eager; None: its choice.
         device: cpu, cuda or cuda:N.
         cache: where digests of large checkpoints are remembered.
@@ -134,11 +135,13 @@ def load(
     checkpoint = checkpoints.inspect(folder, role=role, cache=cache)
     started = time.perf_counter()
     options = {"dtype": dtype, "device_map": device}
-    if quantization is not None:
-        options["quantization_config"] = quantization
+    config = on_loading(quantization, dtype=dtype, device=device)
+    if config is not None:
+        options["quantization_config"] = config
     if attention is not None:
         options["attn_implementation"] = attention
     engine = roles.load(role, checkpoint, options)
+    once_loaded(engine.module, quantization)
     seconds = time.perf_counter() - started
     return Model(engine, Loaded(checkpoint.stored_bytes, memory_bytes(engine.module), seconds))
 
@@ -146,7 +149,8 @@ def load(
 def memory_bytes(module: torch.nn.Module) -> int:
     """Return the bytes of a module's parameters and buffers, each storage once.
 
-    bitsandbytes keeps the constants of 4-bit weights outside the buffers; they are counted too.
+    bitsandbytes keeps the constants of 4-bit weights outside the buffers, torchao several tensors
+    behind one that has no memory itself; all are counted.
     """
     storages = {}
     for tensor in _tensors(module):
@@ -157,7 +161,7 @@ def memory_bytes(module: torch.nn.Module) -> int:
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     for tensor in (*module.parameters(), *module.buffers()):
-        yield tensor
+        yield from _stored(tensor)
         state = getattr(tensor, "quant_state", None)
         for one in (state, getattr(state, "state2", None)):
             for name in ("absmax", "code", "offset"):
@@ -168,3 +172,13 @@ def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
             value = getattr(tensor, name, None)
             if hasattr(value, "untyped_storage"):
                 yield value
+
+
+def _stored(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the tensors that hold what a tensor shows: itself, or torchao's packed parts."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _stored(getattr(tensor, name))

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lab.errors import ModelError, ParameterError, ShapeError, message
+from lab import layers
+from lab.errors import ParameterError, ShapeError, message
 
 if TYPE_CHECKING:
     import torch
@@ -102,47 +103,11 @@ def _refuse(weight: Tensor, sparsity: float) -> None:
 # --- a model --------------------------------------------------------------------------------------
 
 
-def layers(module: torch.nn.Module) -> dict[str, torch.nn.Linear]:
-    """Return the layers that are pruned, by name: linear ones of floating-point weights.
-
-    Not those that name words, which share their weight with an embedding in many models: zeros
-    would be words that cannot be said. Nor the projection that torch's own attention multiplies
-    with by itself, since nothing shows what goes into it.
-
-    Raises: ModelError if a layer is quantized already (pruning comes first), or there is none.
-    """
-    import torch
-
-    unseen = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
-    words = _words(module)
-    found = {}
-    for name, layer in module.named_modules():
-        if not isinstance(layer, torch.nn.Linear) or isinstance(layer, unseen):
-            continue
-        if any(layer.weight is one for one in words):
-            continue
-        if type(layer) is not torch.nn.Linear or not layer.weight.is_floating_point():
-            raise ModelError(
-                message(
-                    "only a model that is not quantized can be pruned",
-                    got=type(layer).__name__,
-                    place=name,
-                    remedy="prune first, then quantize",
-                )
-            )
-        found[name] = layer
-    if not found:
-        raise ModelError(
-            message("a model to be pruned must have linear layers", got=type(module).__name__)
-        )
-    return found
-
-
 def input_norms(module: torch.nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
     """Return the L2 norm of each layer's inputs over whatever ``run`` asks of the model.
 
     Args:
-        module: the model, as `layers` takes it.
+        module: the model, as lab.layers.linear takes it.
         run: asks the model about the calibration items, one at a time: padding would count too.
     Returns: (in_features,) float32 by layer; layers that were not reached are left out.
     """
@@ -156,7 +121,7 @@ def input_norms(module: torch.nn.Module, run: Callable[[], object]) -> dict[str,
         return hook
 
     with ExitStack() as stack:
-        for name, layer in layers(module).items():
+        for name, layer in layers.linear(module).items():
             stack.callback(layer.register_forward_pre_hook(listen(name)).remove)
         run()
     return {name: total.sqrt() for name, total in squares.items()}
@@ -172,7 +137,7 @@ def prune(
     """Prune a model in place.
 
     Args:
-        module: as `layers` takes it.
+        module: as lab.layers.linear takes it.
         method: ``l1`` needs nothing else, ``wanda`` the norms.
         sparsity: of each layer, [0, 1).
         norms: as of `input_norms`.
@@ -183,7 +148,7 @@ def prune(
 
     if method not in ("l1", "wanda"):
         raise ParameterError(message("method must be l1 or wanda", got=method))
-    known = layers(module)
+    known = layers.linear(module)
     if method == "wanda" and (unheard := [name for name in known if name not in (norms or {})]):
         raise ParameterError(
             message(
@@ -204,20 +169,3 @@ def prune(
             shares[name] = nothing / pruned.numel()
             zeros, weights = zeros + nothing, weights + pruned.numel()
     return Pruned(weights, zeros, shares)
-
-
-def _words(module: torch.nn.Module) -> list[Tensor]:
-    """Return the weights that stand for words, going in or coming out."""
-    import torch
-
-    found = []
-    for part in module.modules():
-        if isinstance(part, torch.nn.Embedding):
-            found.append(part.weight)
-        try:
-            head = part.get_output_embeddings()
-        except (AttributeError, NotImplementedError):
-            continue
-        if head is not None:
-            found.append(head.weight)
-    return found

@@ -7,6 +7,7 @@ tenants, batches larger than one call, or of how good an answer is.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -401,6 +402,8 @@ def _ask_encoder(engine: Engine, queries: Sequence[Query], generation: Generatio
 
 # --- shared ---------------------------------------------------------------------------------------
 
+# They tell which kernels of other machines they cannot load here, and of each cast in each layer.
+_TALKATIVE = ("bitsandbytes", "torchao", "torch.utils._pytree")
 _EVERY_WEIGHT = "a checkpoint must hold every weight of its model, got none for"
 _LOADERS = {"vlm": _load_vlm, "asr": _load_asr, "clip": _load_clip, "encoder": _load_encoder}
 _ASKERS = {"vlm": _ask_vlm, "asr": _ask_asr, "clip": _ask_clip, "encoder": _ask_encoder}
@@ -475,12 +478,18 @@ def _worded(checkpoint: Checkpoint) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's advice away, which each call repeats: the settings are explicit."""
+    """Keep the libraries' advice away, which each call repeats: the settings are explicit."""
     import transformers
 
     before = transformers.logging.get_verbosity()
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
     transformers.logging.set_verbosity_error()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         transformers.logging.set_verbosity(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -418,10 +418,9 @@ def test_a_model_in_bfloat16_learns_and_stays_in_it(made, tmp_path, rank):
 
 
 @pytest.mark.parametrize("rank", [None, 4], ids=["whole", "lora"])
-def test_a_quantized_model_cannot_learn(made, tmp_path, rank):
-    from transformers import BitsAndBytesConfig
-
-    model = loaded(made, "llama", quantization=BitsAndBytesConfig(load_in_4bit=True))
+@pytest.mark.parametrize("method", ["nf4", "int8", "torchao_int8"])
+def test_a_quantized_model_cannot_learn(made, tmp_path, rank, method):
+    model = loaded(made, "llama", dtype="bfloat16", quantization=method)
     with pytest.raises(ModelError, match=r"must be loaded unquantized .* with a lora_rank such as"):
         tune(model, tmp_path, replace(FAST, lora_rank=rank))
 

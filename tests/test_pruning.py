@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn.utils import prune as theirs
 
-from lab import pruning
-from lab.errors import ModelError, ParameterError, ShapeError
-from lab.pruning import input_norms, layers, prune, prune_l1, prune_wanda
+from lab.errors import ParameterError, ShapeError
+from lab.layers import linear
+from lab.pruning import input_norms, prune, prune_l1, prune_wanda
 
 
 def weights(rows=12, columns=20, seed=0):
@@ -99,26 +99,11 @@ def ask(model, seed=0):
 
 def test_words_are_not_pruned():
     model = small_llama()
-    assert len(layers(model)) == 2 * 7
-    assert all("lm_head" not in name and "embed" not in name for name in layers(model))
+    assert len(linear(model)) == 2 * 7
+    assert all("lm_head" not in name and "embed" not in name for name in linear(model))
     before = model.lm_head.weight.clone()
     prune(model, method="l1", sparsity=0.5)
     assert torch.equal(model.lm_head.weight, before)
-
-
-def test_words_are_not_pruned_inside_another_model_either():
-    inside = torch.nn.ModuleDict({"llm": small_llama(), "eye": torch.nn.Linear(3, 3)})
-    assert len(layers(inside)) == 2 * 7 + 1
-    assert all("lm_head" not in name for name in layers(inside))
-    tied = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 9, bias=False))
-    tied[1].weight = tied[0].weight
-    with pytest.raises(ModelError, match="must have linear layers"):
-        layers(tied)
-
-
-def test_attention_that_multiplies_by_itself_is_left_alone():
-    module = torch.nn.Sequential(torch.nn.MultiheadAttention(4, 2), torch.nn.Linear(4, 4))
-    assert list(layers(module)) == ["1"]
 
 
 @pytest.mark.parametrize("method", ["l1", "wanda"])
@@ -129,8 +114,8 @@ def test_a_pruned_model_has_that_share_of_zeros_and_still_answers(method):
     assert torch.equal(ask(model), before)  # listening changes nothing
     done = prune(model, method=method, sparsity=0.5, norms=norms)
     assert done.sparsity == 0.5
-    assert done.weights == sum(layer.weight.numel() for layer in layers(model).values())
-    assert done.zeros == sum(int((one.weight == 0).sum()) for one in layers(model).values())
+    assert done.weights == sum(layer.weight.numel() for layer in linear(model).values())
+    assert done.zeros == sum(int((one.weight == 0).sum()) for one in linear(model).values())
     assert set(done.layers.values()) == {0.5}
     assert not torch.equal(ask(model), before)
     assert torch.isfinite(ask(model)).all()
@@ -145,7 +130,7 @@ def test_no_pruning_changes_nothing():
 
 def test_the_norms_are_those_of_all_tokens_of_all_calls():
     model, seen = small_llama(), []
-    name, layer = next(iter(layers(model).items()))
+    name, layer = next(iter(linear(model).items()))
     handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
 
     def run():
@@ -184,17 +169,3 @@ def test_a_layer_that_was_not_calibrated_is_told():
 def test_an_unknown_method_is_refused():
     with pytest.raises(ParameterError, match="l1 or wanda, got 'magic'"):
         prune(small_llama(), method="magic", sparsity=0.5)
-
-
-def test_a_quantized_model_is_refused():
-    class Linear4bit(torch.nn.Linear):
-        """As bitsandbytes': a linear layer of its own kind."""
-
-    model = torch.nn.Sequential(Linear4bit(4, 4))
-    with pytest.raises(ModelError, match="prune first, then quantize"):
-        layers(model)
-
-
-def test_a_model_without_linear_layers_is_refused():
-    with pytest.raises(ModelError, match="must have linear layers"):
-        pruning.layers(torch.nn.Sequential(torch.nn.ReLU()))
