@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lab import layers, losses, roles
+from lab import layers, losses, models, roles
 from lab.errors import LabError, ModelError, ParameterError, PathError, message
 from lab.losses import Example
-from lab.models import DTYPES, Model
+from lab.models import Model
 from lab.roles import Engine
 from lab.training import Progress, Schedule, fit
 
@@ -191,7 +190,7 @@ def fine_tune(
         engine.module.eval()
         if tuner is not None:
             tuner.merge_and_unload()
-        _write(engine, folder)
+        models.save(engine, folder)
     return course.outcome(folder)
 
 
@@ -443,7 +442,7 @@ def _learning(
     learners = [value for value in module.parameters() if value.requires_grad]
     try:
         if rank is None:
-            with _in_dtype(module, torch.float32):
+            with models.in_dtype(module, torch.float32):
                 yield [module], None
         else:
             module.requires_grad_(False)
@@ -493,35 +492,3 @@ def _adapt(engine: Engine, rank: int) -> tuple[LoraModel, list[torch.nn.Module]]
         for part in (layer.lora_A, layer.lora_B)
     ]
     return tuner, adapters
-
-
-def _write(engine: Engine, folder: Path) -> None:
-    """Write a checkpoint in the dtype of the one it came from, whole or not at all."""
-    import torch
-
-    stored = engine.checkpoint.dtypes[0]
-    dtype = getattr(torch, stored) if stored in DTYPES else engine.module.dtype
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    with _in_dtype(engine.module, dtype):
-        if engine.role == "encoder":
-            engine.module.save_pretrained(str(aside), create_model_card=False)
-        else:
-            engine.module.save_pretrained(aside)
-            engine.processor.save_pretrained(aside)
-    aside.replace(folder)
-
-
-@contextmanager
-def _in_dtype(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Hold a module's weights in another dtype; buffers stay, for some are finer on purpose."""
-    were = [(value, value.dtype) for value in module.parameters() if value.is_floating_point()]
-    for value, _ in were:
-        value.data = value.data.to(dtype)
-    try:
-        yield
-    finally:
-        for value, before in were:
-            value.grad = None
-            value.data = value.data.to(before)

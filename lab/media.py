@@ -1,8 +1,8 @@
 """Images and recordings: the bytes of one file turned into facts.
 
 Owns how a tenant's file is opened (regular files only, nothing that links or blocks, never more
-bytes than the cap) and what is measured of a JPEG and of a WAV. Knows nothing of tables, rows or
-languages, and nothing of which figures are good or bad.
+bytes than the cap), decoding, and what is measured of a JPEG and of a WAV. Knows nothing of tables,
+rows or languages, and nothing of which figures are good or bad.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def probe_image(path: Path, *, data: DataSettings) -> ImageFacts:
     Raises: MediaError with the first rule that the file breaks.
     """
     raw = _read(path, data.max_image_bytes, what="an image")
-    luma = _luma(raw, data)
+    luma = _decoded(raw, data, "L")
     values = _array(luma)  # (height, width)
     return ImageFacts(
         width=luma.width,
@@ -167,25 +167,26 @@ def probe_audio(path: Path, *, data: DataSettings) -> AudioFacts:
         data: sampling rate that the recording must have, caps on bytes and seconds.
     Raises: MediaError with the first rule that the file breaks.
     """
-    import numpy as np
-
     raw = _read(path, data.max_audio_bytes, what="a recording")
-    samples = np.frombuffer(_pcm(raw, data), dtype="<i2")
-    duration_s = samples.size / data.sampling_rate
-    if duration_s > data.max_audio_s:
-        raise MediaError(
-            "audio-length",
-            f"a recording must last at most {data.max_audio_s:g} s",
-            f"{duration_s:.2f} s",
-            "cut it, or raise data.max_audio_s",
-        )
+    samples = _samples(raw, data)
     return AudioFacts(
-        duration_s=duration_s,
+        duration_s=samples.size / data.sampling_rate,
         sampling_rate=data.sampling_rate,
         bytes=len(raw),
         digest=_digest(raw),
         **loudness(samples, sampling_rate=data.sampling_rate),
     )
+
+
+def load_image(path: Path, *, data: DataSettings) -> Image.Image:
+    """Return an image in RGB; arguments and errors as of `probe_image`."""
+    return _decoded(_read(path, data.max_image_bytes, what="an image"), data, "RGB")
+
+
+def load_audio(path: Path, *, data: DataSettings) -> np.ndarray:
+    """Return a recording in float32, [-1, 1]; arguments and errors as of `probe_audio`."""
+    raw = _read(path, data.max_audio_bytes, what="a recording")
+    return _samples(raw, data).astype("float32") / _FULL_SCALE
 
 
 def probe_all(
@@ -277,8 +278,8 @@ def _laplacian_variance(luma: np.ndarray) -> float:
     return float(response.var(dtype=np.float64))
 
 
-def _luma(raw: bytes, data: DataSettings) -> Image.Image:
-    """Decode a JPEG to an 8-bit grey Pillow image, or raise MediaError."""
+def _decoded(raw: bytes, data: DataSettings, mode: str) -> Image.Image:
+    """Decode a JPEG to a Pillow image of a mode, or raise MediaError."""
     # The decoder itself and not Image.open: that one tries other formats, reads a second image
     # behind the first (MPO), and warns or raises by a pixel cap of its own instead of ours.
     from PIL.JpegImagePlugin import JpegImageFile
@@ -313,11 +314,27 @@ def _luma(raw: bytes, data: DataSettings) -> Image.Image:
             remedy,
         )
     try:
-        return image.convert("L")
+        return image.convert(mode)
     except Exception as error:
         raise MediaError(
             "broken-image", "a JPEG must be whole", printable(str(error)), remedy
         ) from error
+
+
+def _samples(raw: bytes, data: DataSettings) -> np.ndarray:
+    """Return a WAV's samples as they are stored, or raise MediaError."""
+    import numpy as np
+
+    samples = np.frombuffer(_pcm(raw, data), dtype="<i2")
+    duration_s = samples.size / data.sampling_rate
+    if duration_s > data.max_audio_s:
+        raise MediaError(
+            "audio-length",
+            f"a recording must last at most {data.max_audio_s:g} s",
+            f"{duration_s:.2f} s",
+            "cut it, or raise data.max_audio_s",
+        )
+    return samples
 
 
 def _start(raw: bytes) -> str:

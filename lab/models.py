@@ -1,8 +1,8 @@
 """Checkpoints by role, loaded and asked: one interface for all of them.
 
-Owns loading in the dtype and quantization asked for, what it took, and batches: queries of similar
-length together, answers in the queries' order. Knows nothing of suites, tenants, clocks around
-requests, or of how good an answer is.
+Owns loading in the dtype and quantization asked for, what it took, saving, and batches: queries of
+similar length together, answers in the queries' order. Knows nothing of suites, tenants, clocks
+around requests, or of how good an answer is.
 
 Roles: ``vlm`` (image and text, or text alone, to text), ``asr`` (speech to text), ``clip`` (image
 or text to a vector), ``encoder`` (text to a vector).
@@ -10,8 +10,10 @@ or text to a vector), ``encoder`` (text to a vector).
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -144,6 +146,38 @@ def load(
     once_loaded(engine.module, quantization)
     seconds = time.perf_counter() - started
     return Model(engine, Loaded(checkpoint.stored_bytes, memory_bytes(engine.module), seconds))
+
+
+def save(engine: Engine, folder: Path) -> None:
+    """Write a checkpoint in the dtype of the one it came from, whole or not at all."""
+    import torch
+
+    stored = engine.checkpoint.dtypes[0]
+    dtype = getattr(torch, stored) if stored in DTYPES else engine.module.dtype
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    with in_dtype(engine.module, dtype):
+        if engine.role == "encoder":
+            engine.module.save_pretrained(str(aside), create_model_card=False)
+        else:
+            engine.module.save_pretrained(aside)
+            engine.processor.save_pretrained(aside)
+    aside.replace(folder)
+
+
+@contextmanager
+def in_dtype(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Hold a module's weights in another dtype; buffers stay, for some are finer on purpose."""
+    were = [(value, value.dtype) for value in module.parameters() if value.is_floating_point()]
+    for value, _ in were:
+        value.data = value.data.to(dtype)
+    try:
+        yield
+    finally:
+        for value, before in were:
+            value.grad = None
+            value.data = value.data.to(before)
 
 
 def memory_bytes(module: torch.nn.Module) -> int:

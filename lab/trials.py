@@ -70,6 +70,7 @@ class Trial:
         runtime: see there.
         rate: queries that arrive per second, on average (open loop); None if each batch is sent
             when the one before is answered (closed loop).
+        blocks: turns in which it is timed, an even number.
     Raises: ParameterError that lists every rule that is broken.
     """
 
@@ -84,11 +85,12 @@ class Trial:
     sparsity: float = 0.0
     runtime: Runtime = field(default_factory=Runtime)
     rate: float | None = None
+    blocks: int = 10
 
     def __post_init__(self) -> None:
         # Equal trials must have one key, whether a whole number came from YAML, numpy or a sampler.
         for name, plain in (
-            *((name, _whole) for name in ("items", "seed", "batch_size")),
+            *((name, _whole) for name in ("items", "seed", "batch_size", "blocks")),
             *((name, _number) for name in ("sparsity", "rate")),
         ):
             object.__setattr__(self, name, plain(getattr(self, name), name))
@@ -103,6 +105,10 @@ class Trial:
             ),
             "batch_size must be at least 1": (self.batch_size, self.batch_size >= 1),
             "items must be at least 1": (self.items, self.items >= 1),
+            "blocks must be an even number of at least 2": (
+                self.blocks,
+                self.blocks >= 2 and self.blocks % 2 == 0,
+            ),
             "seed must be at least 0": (self.seed, self.seed >= 0),
             "rate must be above 0 and finite, or None": (
                 self.rate,
@@ -210,6 +216,8 @@ class TrialResult:
         finished: UTC, such as ``2026-11-25T03:00:00Z``.
         problem: what went wrong, for people to read; empty if ok.
         blocks: as far as it came.
+        baseline: blocks of the study's baseline in the same turns; of the baseline itself a second
+            series, as if it were another configuration (A/A).
         load_s: from nothing to ready to answer.
         first_request_s: of the first answer after loading.
         stored_bytes: of the checkpoint's weights.
@@ -228,6 +236,7 @@ class TrialResult:
     finished: str
     problem: str = ""
     blocks: tuple[Block, ...] = ()
+    baseline: tuple[Block, ...] = ()
     load_s: float | None = None
     first_request_s: float | None = None
     stored_bytes: int | None = None
@@ -286,7 +295,8 @@ class TrialResult:
         record["trial"]["runtime"] = Runtime(**record["trial"]["runtime"])
         record["trial"] = Trial(**record["trial"])
         record["setting"] = Setting(**record["setting"])
-        record["blocks"] = tuple(Block(**block) for block in record["blocks"])
+        for name in ("blocks", "baseline"):
+            record[name] = tuple(Block(**block) for block in record.get(name, ()))
         record["quality"] = tuple(Quality(**quality) for quality in record["quality"])
         return cls(**record)
 

@@ -135,6 +135,19 @@ def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared
 
 
+@pytest.fixture(scope="session")
+def sound_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped params with a small demo corpus without a defect, made once."""
+    shared = tmp_path_factory.getbasetemp().parent / "sound-project"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "data" / "medical").is_dir():
+            copy_project(shared)
+            scale = Scale(faq=120, images=12, speech=24, joint=9)
+            recipe = synthesis.Recipe(tenant="medical", scale=scale, seed=1)
+            synthesis.make(recipe, shared / "data" / "medical", jobs=1)
+    return shared
+
+
 @pytest.fixture
 def fresh_project(demo_project: Path, tmp_path: Path) -> Path:
     """A private copy of the demo project, to be changed at will."""

@@ -1,0 +1,80 @@
+"""How much memory something took while it ran.
+
+Owns reading the system's own account of the highest point: of this process, or of the GPU's
+allocator. Knows nothing of what ran.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_RESET_PEAK = "5"  # of proc(5), clear_refs
+
+
+@dataclass
+class Peak:
+    """The most bytes held at once beyond those held before; None until known, or if not told."""
+
+    taken: int | None = None
+
+
+@contextmanager
+def watch(device: str = "cpu", *, proc: Path = Path("/proc/self")) -> Iterator[Peak]:
+    """Watch a stretch of work.
+
+    On a CPU it is the resident memory of the process; what was free before is given back first, so
+    that filling it again counts. Other threads count too.
+
+    Args:
+        device: cpu, cuda or cuda:N.
+        proc: where the system tells of this process.
+    Yields: the peak, which is known when the stretch is over, also one that failed.
+    """
+    peak = Peak()
+    on_gpu = device.startswith("cuda")
+    before = _start_on_gpu(device) if on_gpu else _start(proc)
+    try:
+        yield peak
+    finally:
+        highest = _highest_on_gpu(device) if on_gpu else _read(proc, "VmHWM")
+        if before is not None and highest is not None:
+            peak.taken = max(0, highest - before)
+
+
+def _start(proc: Path) -> int | None:
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        (proc / "clear_refs").write_text(_RESET_PEAK)
+    except (OSError, AttributeError):  # another system, or one that does not allow it
+        return None
+    return _read(proc, "VmRSS")
+
+
+def _read(proc: Path, name: str) -> int | None:
+    try:
+        for line in (proc / "status").read_text("ascii").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _start_on_gpu(device: str) -> int:
+    import torch
+
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _highest_on_gpu(device: str) -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated(device)

@@ -1,0 +1,400 @@
+"""A study: configurations of one service, measured side by side in one process.
+
+Owns what is done to each configuration and in which order: load it, ask it everything once and
+judge the answers, then time it in blocks, in turns with all the others. Keeps each result before it
+is shown. Knows nothing of how results are compared, or of where else they could be measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lab import machine, measurement, memory, quality, requests, services
+from lab.errors import LabError, ParameterError, message
+from lab.queries import Answer, Generation
+from lab.requests import Drawn, Request
+from lab.roles import Role
+from lab.services import Service
+from lab.trials import Block, Quality, Setting, Status, Trial, TrialResult, key
+
+if TYPE_CHECKING:
+    from lab.corpus import Corpus
+    from lab.ledger import Ledger
+    from lab.params import Settings
+
+CALIBRATION = 32  # queries that a pruning method listens to
+_WARM_UP = 8  # calls at most
+_TIMES = 2  # that a disturbed block is measured, at most
+_AGAIN = "again"  # the baseline's second part, as if it were another configuration
+_TOKENS = 16  # written while timing, if the baseline has no answer to go by
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared with what.
+
+    Attributes:
+        trials: the first is the baseline; all have the same tenant, kind, suite, items, seed and
+            blocks.
+    Raises: ParameterError if they are not about the same, or one is there twice.
+    """
+
+    trials: tuple[Trial, ...]
+
+    def __post_init__(self) -> None:
+        if not self.trials:
+            raise ParameterError(message("a study must have a trial", got=0))
+        if len(set(self.trials)) != len(self.trials):
+            raise ParameterError(message("trials of a study must differ", got=len(self.trials)))
+        for name in ("tenant", "kind", "suite", "items", "seed", "blocks"):
+            values = sorted({getattr(one, name) for one in self.trials}, key=str)
+            if len(values) > 1:
+                rule = f"trials of a study must have the same {name}"
+                raise ParameterError(message(rule, got=", ".join(map(str, values))))
+
+
+@dataclass
+class _Subject:
+    """A configuration while it is measured."""
+
+    trial: Trial
+    service: Service | None = None
+    status: Status = "ok"
+    problem: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    blocks: list[Block] = field(default_factory=list)
+    again: list[Block] = field(default_factory=list)
+
+
+def run(
+    study: Study,
+    *,
+    corpus: Corpus,
+    settings: Settings,
+    folders: Mapping[Role, Path],
+    digests: Mapping[Role, str],
+    ledger: Ledger,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: Progress,
+) -> list[TrialResult]:
+    """Return the study's results, in the order of its trials; only those unknown are measured.
+
+    The baseline is measured along with whatever is new, as its partner in each block.
+
+    Args:
+        study: what is compared.
+        corpus: the tenant's.
+        settings: the tenant's.
+        folders: checkpoint by role.
+        digests: of those checkpoints.
+        ledger: where results are kept.
+        device: cpu, cuda or cuda:N.
+        threads: of torch; None: the cores this process may use.
+        progress: called with (stage, done, total).
+    Raises: CorpusError and ParameterError as of lab.requests.draw, LedgerError. A configuration
+        that cannot be loaded or runs out of memory is a result.
+    """
+    kind = study.trials[0].kind
+    setting = Setting(
+        data=corpus.fingerprint,
+        models={role: digests[role] for role in services.ROLES[kind] if role in digests},
+        code=code_digest(),
+        hardware=machine.description(),
+    )
+    keys = [key(trial, setting) for trial in study.trials]
+    if missing := set(ledger.missing(keys)):
+        baseline, *others = study.trials
+        new = [one for one in others if key(one, setting) in missing]
+        drawn = requests.draw(
+            corpus,
+            kind,
+            items=baseline.items,
+            settings=settings,
+            seed=baseline.seed,
+            calibration=CALIBRATION if any(one.pruning == "wanda" for one in new) else 0,
+        )
+        for result in measure(
+            replace(study, trials=(baseline, *new)),
+            drawn,
+            setting=setting,
+            folders=folders,
+            device=device,
+            threads=threads,
+            progress=progress,
+        ):
+            ledger.add(result)
+    found = ledger.find(keys, tenant=study.trials[0].tenant)
+    return [found[one] for one in keys]
+
+
+def measure(
+    study: Study,
+    drawn: Drawn,
+    *,
+    setting: Setting,
+    folders: Mapping[Role, Path],
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: Progress,
+) -> list[TrialResult]:
+    """Measure a study's trials side by side.
+
+    Each result has, beside its own blocks, those of the baseline in the same turns; the baseline's
+    has its own once more, which tells how far apart equal configurations lie.
+
+    Args:
+        study: what is compared.
+        drawn: what is asked.
+        setting: that the results bear.
+        folders: checkpoint by role.
+        device: cpu, cuda or cuda:N.
+        threads: of torch; None: the cores this process may use.
+        progress: called with (stage, done, total).
+    """
+    import torch
+
+    began = perf_counter()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or machine.cores())
+    try:
+        subjects = [_Subject(trial) for trial in study.trials]
+        blocks = study.trials[0].blocks
+        total = len(subjects) + blocks
+        for at, subject in enumerate(subjects):
+            progress(f"asking {_name(subject.trial)}", at, total)
+            _meet(subject, drawn, folders, device)
+        tokens = subjects[0].facts.pop("usual_tokens", _TOKENS)
+        work = Generation(least=tokens, most=tokens)
+        for subject in subjects:
+            subject.facts.pop("usual_tokens", None)
+            _warm(subject, drawn.measured, work)
+        for number, order in enumerate(_order(subjects, study)):
+            progress("timing", len(subjects) + number, total)
+            _take_turns(number, order, drawn.measured, work, blocks)
+        progress("timing", total, total)
+        environment = {
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "tokens_while_timing": tokens,
+            "versions": machine.versions(),
+            "study_s": perf_counter() - began,
+        }
+    finally:
+        torch.set_num_threads(before)
+    baseline = subjects[0]
+    return [
+        TrialResult(
+            key=key(subject.trial, setting),
+            trial=subject.trial,
+            setting=setting,
+            status=subject.status,
+            finished=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            problem=subject.problem,
+            blocks=tuple(subject.blocks),
+            baseline=tuple(baseline.again if subject is baseline else baseline.blocks),
+            environment={**environment, **subject.environment},
+            **subject.facts,
+        )
+        for subject in subjects
+    ]
+
+
+def code_digest() -> str:
+    """Return the digest of the modules that shape what is measured."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in (
+        *("assistants", "layers", "measurement", "memory", "models", "normalisation", "pruning"),
+        *("quality", "quantization", "requests", "roles", "services", "studies"),
+    ):
+        digest.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+# --- one configuration ----------------------------------------------------------------------------
+
+
+def _meet(subject: _Subject, drawn: Drawn, folders: Mapping[Role, Path], device: str) -> None:
+    """Load a configuration, ask it everything once, and judge the answers."""
+    trial = subject.trial
+    queries = [one.query for one in drawn.measured]
+    calibration = [one.query for one in drawn.calibration]
+    known = -1
+    with _failing(subject):
+        # Once more if libraries were loaded on the way, which is no part of loading a model.
+        while known < len(sys.modules):
+            known, subject.service = len(sys.modules), None
+            with memory.watch(device) as peak:
+                begun = perf_counter()
+                service = services.load(trial, folders, calibration=calibration, device=device)
+                loaded = perf_counter()
+                service.ask(queries[:1], batch_size=1, generation=Generation())
+                asked = perf_counter()
+                answers = service.ask(queries, batch_size=trial.batch_size, generation=Generation())
+            subject.service = service
+        subject.facts |= {
+            "load_s": loaded - begun,
+            "first_request_s": asked - loaded,
+            "stored_bytes": service.stored_bytes,
+            "loaded_bytes": service.loaded_bytes,
+            "peak_bytes": peak.taken,
+            "quality": tuple(map(_judge, drawn.measured, answers)),
+            "answers": _digest(answers),
+            "usual_tokens": max(1, round(float(np.median([one.tokens_out for one in answers])))),
+        }
+
+
+def _judge(asked: Request, answer: Answer) -> Quality:
+    """Score an answer; one that did not come is an empty one."""
+    scores = quality.score_text(
+        asked.wanted, "" if answer.error else answer.text, language=asked.language
+    )
+    return Quality(asked.id, asked.group, asked.language, scores)
+
+
+def _digest(answers: Sequence[Answer]) -> str:
+    words = json.dumps([[one.text, one.error] for one in answers])
+    return f"sha256:{hashlib.sha256(words.encode()).hexdigest()}"
+
+
+class _failing:  # noqa: N801 (used as a function)
+    """Turn what a configuration may fail of into its status; everything else is a defect."""
+
+    def __init__(self, subject: _Subject) -> None:
+        self._subject = subject
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        status: Status | None = None
+        if isinstance(error, MemoryError) or _is_out_of_memory(error):
+            status = "out_of_memory"
+        elif isinstance(error, LabError):
+            status = "invalid"
+        elif isinstance(error, RuntimeError | NotImplementedError):  # a kernel that is not there
+            status = "error"
+        if status is None:
+            return False
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        self._subject.status, self._subject.problem = status, words[0]
+        self._subject.service = None
+        return True
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    # A CPU's allocator only says so in words.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+# --- timing ---------------------------------------------------------------------------------------
+
+
+def _name(trial: Trial) -> str:
+    method = trial.runtime.dtype if trial.quantization == "none" else trial.quantization
+    pruned = "" if trial.pruning == "none" else f", {trial.pruning} {trial.sparsity:g}"
+    return f"{method}{pruned}, batch {trial.batch_size}"
+
+
+def _warm(subject: _Subject, asked: Sequence[Request], work: Generation) -> None:
+    if subject.service is None:
+        return
+    some = _of_block(asked, 0, subject.trial.batch_size, 1)
+    queries = [one.query for one in some[: subject.trial.batch_size]]
+    service = subject.service
+    with _failing(subject):
+        warmed = measurement.warm_up(
+            lambda: service.ask(queries, batch_size=len(queries), generation=work), most=_WARM_UP
+        )
+        subject.environment |= {"warm_up_s": warmed.took_s, "steady": warmed.steady}
+
+
+def _order(subjects: Sequence[_Subject], study: Study) -> list[list[tuple[_Subject, bool]]]:
+    """Return for each block who is timed when; the baseline takes part twice."""
+    by_name = {str(at): (subject, False) for at, subject in enumerate(subjects)}
+    by_name[_AGAIN] = (subjects[0], True)
+    return [
+        [by_name[name] for name in order]
+        for order in measurement.turns(
+            list(by_name), blocks=study.trials[0].blocks, seed=study.trials[0].seed
+        )
+    ]
+
+
+def _take_turns(
+    number: int,
+    order: Sequence[tuple[_Subject, bool]],
+    asked: Sequence[Request],
+    work: Generation,
+    blocks: int,
+) -> None:
+    """Time every configuration once; all of them again if something disturbed one."""
+    for _ in range(_TIMES):
+        disturbed = False
+        for subject, is_again in order:
+            if subject.service is None:
+                continue
+            with _failing(subject):
+                block = _time(subject, number, asked, work, blocks)
+                (subject.again if is_again else subject.blocks).append(block)
+                disturbed = disturbed or bool(block.disturbed)
+        if not disturbed:
+            return
+
+
+def _time(
+    subject: _Subject, number: int, asked: Sequence[Request], work: Generation, blocks: int
+) -> Block:
+    trial, service, tokens = subject.trial, subject.service, 0
+
+    def ask(some: Sequence[Request]) -> list[bool]:
+        nonlocal tokens
+        answers = service.ask(
+            [one.query for one in some], batch_size=trial.batch_size, generation=work
+        )
+        tokens += sum(one.tokens_out for one in answers)
+        return [not one.error for one in answers]
+
+    some = _of_block(asked, number, trial.batch_size, blocks)
+    before = measurement.look()
+    if trial.rate is None:
+        block = measurement.closed_loop(ask, some, batch_size=trial.batch_size, number=number)
+    else:
+        block = measurement.open_loop(
+            ask,
+            some,
+            rate=trial.rate,
+            batch_size=trial.batch_size,
+            seed=trial.seed + number,
+            number=number,
+        )
+    disturbed = measurement.disturbance(before, measurement.look())
+    return replace(block, tokens_out=tokens, disturbed=disturbed)
+
+
+def _of_block(asked: Sequence[Request], number: int, batch_size: int, blocks: int) -> list[Request]:
+    """Return a block's share of the requests, filled up with further ones to whole batches.
+
+    The shares are the same for every configuration of one batch size, and each request is in one.
+    """
+    share = math.ceil(len(asked) / blocks)
+    count = math.ceil(share / batch_size) * batch_size
+    return [asked[(number * share + at) % len(asked)] for at in range(count)]

@@ -1,0 +1,93 @@
+"""Tests of lab.services: the shipped vlm, as trials have it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT
+
+from lab import lessons, services
+from lab.errors import ParameterError
+from lab.queries import Generation, Query
+from lab.trials import Runtime, Trial
+
+FOLDERS = {"vlm": ROOT / "params" / "models" / "demo" / "vlm"}
+TRIAL = Trial(tenant="medical", kind="text", suite="demo", items=4, seed=0)
+QUERIES = [
+    Query(text=lessons.question(at, part="train", language="en").text, language="en")
+    for at in range(4)
+]
+SHORT = Generation(most=12)
+
+
+def load(trial=TRIAL, **more):
+    return services.load(trial, FOLDERS, **more)
+
+
+def zeros(service):
+    layers = [
+        layer
+        for name, layer in service.models["vlm"].engine.module.named_modules()
+        if isinstance(layer, torch.nn.Linear) and "lm_head" not in name
+    ]
+    return sum(int((one.weight == 0).sum()) for one in layers) / sum(
+        one.weight.numel() for one in layers
+    )
+
+
+def test_a_service_answers_in_the_order_asked():
+    service = load()
+    together = service.ask(QUERIES, batch_size=4, generation=SHORT)
+    alone = [service.ask([one], batch_size=1, generation=SHORT)[0] for one in QUERIES]
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert len({one.text for one in alone}) > 1
+
+
+def test_it_takes_what_the_trial_says():
+    small = load(replace(TRIAL, quantization="nf4", runtime=Runtime("bfloat16", "eager")))
+    assert small.loaded_bytes < load().loaded_bytes / 3
+    assert small.stored_bytes == load().stored_bytes
+    assert small.models["vlm"].engine.module.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("method", ["l1", "wanda"])
+def test_pruned_weights_are_zero(method):
+    trial = replace(TRIAL, pruning=method, sparsity=0.3)
+    seen = [Query(text=QUERIES[0].text, image=lessons.picture(0, part="train").draw())]
+    service = load(trial, calibration=[*QUERIES, *seen])
+    assert zeros(service) == pytest.approx(0.3, abs=0.01)
+    assert all(one.text for one in service.ask(QUERIES, batch_size=4, generation=SHORT))
+
+
+def test_pruned_then_quantized_is_quantized_and_not_the_same_as_quantized_alone():
+    runtime = Runtime("bfloat16")
+    both = load(replace(TRIAL, pruning="l1", sparsity=0.6, quantization="nf4", runtime=runtime))
+    alone = load(replace(TRIAL, quantization="nf4", runtime=runtime))
+    assert both.loaded_bytes == alone.loaded_bytes
+    answers = [one.ask(QUERIES, batch_size=4, generation=SHORT) for one in (both, alone)]
+    assert [one.text for one in answers[0]] != [one.text for one in answers[1]]
+
+
+def test_wanda_without_calibration_is_refused():
+    with pytest.raises(ParameterError, match="needs the norm of every layer"):
+        load(replace(TRIAL, pruning="wanda", sparsity=0.3))
+
+
+def test_a_role_that_is_missing_is_named():
+    with pytest.raises(ParameterError, match="speech need a suite with asr, got 'no asr'"):
+        load(replace(TRIAL, kind="speech"))
+
+
+@pytest.mark.parametrize(
+    ("name", "trial"),
+    [
+        ("pruning", replace(TRIAL, pruning="structured", sparsity=0.2)),
+        ("runtime.compiled", replace(TRIAL, runtime=Runtime(compiled=True))),
+        ("runtime.static_cache", replace(TRIAL, runtime=Runtime(static_cache=True))),
+    ],
+)
+def test_what_a_service_cannot_be_given_is_told(name, trial):
+    with pytest.raises(ParameterError, match=f"cannot be given {name} yet"):
+        load(trial)
