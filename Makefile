@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SCALE ?= demo
 PROFILE ?= demo
+KILLS ?= 200
 
-.PHONY: reports test setup jupyter lint bench clean
+.PHONY: reports test setup jupyter lint bench chaos clean
 
 reports: setup            ## demo corpora, every notebook for every tenant, reports/index.html
 	@$(BIN)/lab data make --scale $(SCALE)
@@ -32,6 +33,9 @@ lint: setup               ## style, floors, notebooks without outputs
 
 bench: setup              ## the figures that the README claims, measured here
 	@$(BIN)/python tests/benchmarks/bench_lab.py
+
+chaos: setup              ## writers to the ledger killed 200 times: what is lost, doubled, repeated
+	@LAB_KILLS=$(KILLS) $(BIN)/python -m pytest -q -s tests/test_ledger.py -k killed
 
 clean:                    ## everything that was made, except .venv and your own data
 	@rm -rf .cache reports/*/ reports/*.html .ruff_cache .import_linter_cache

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.errors import CorpusError, LabError, UsageError, message, printable
+from lab.ledger_commands import ledger_app
 from lab.model_commands import models_app
 from lab.tenants import find_root, known_tenants
 from lab.terminal import bar, err, out, short
@@ -44,6 +45,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make and check tenants' corpora.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.add_typer(ledger_app, name="ledger")
 
 _STATUS_STYLE = {"ok": "green", "reused": "cyan", "failed": "bold red", "interrupted": "yellow"}
 _STATE_STYLE = {"ok": "green", "note": "yellow", "missing": "bold red"}

@@ -6,9 +6,12 @@ nothing of what is written or where it belongs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
@@ -20,7 +23,18 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
         mode: permissions of the file, whatever the umask.
     Raises: OSError if it cannot be written; the old file stands then, and nothing is left beside.
     """
-    aside = write_aside(path.parent, content, mode=mode)
+    with replacing(path, mode=mode) as file:
+        file.write(_raw(content))
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Give a file to write that takes its place at the end, for what is too large to be held.
+
+    Arguments and errors as of `write_whole`; whatever is raised inside leaves the old file too.
+    """
+    with _aside(path.parent, mode) as (aside, file):
+        yield file
     try:
         aside.replace(path)
     finally:
@@ -36,16 +50,26 @@ def write_aside(folder: Path, content: str | bytes, *, mode: int = 0o644) -> Pat
     Returns: the file, which is the caller's to rename or delete.
     Raises: OSError if it cannot be written; nothing is left then.
     """
-    raw = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    with _aside(folder, mode) as (path, file):
+        file.write(_raw(content))
+    return path
+
+
+def _raw(content: str | bytes) -> bytes:
+    return content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+
+
+@contextlib.contextmanager
+def _aside(folder: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
+    """Give a new file, which is synced at the end, or deleted if anything is raised."""
     handle, name = tempfile.mkstemp(prefix=".writing-", dir=folder)
     path = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(raw)
+            yield path, file
             file.flush()
             os.fsync(file.fileno())
         path.chmod(mode)
     except BaseException:  # Ctrl-C too
         path.unlink(missing_ok=True)
         raise
-    return path

@@ -7,10 +7,13 @@ to the disk, before anybody is told. Knows nothing of how results are measured o
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sql
 from sqlalchemy import event
@@ -38,7 +41,9 @@ _INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _BUSY_MS = 60_000  # another writer is waited for so long
 _ASKED_TOGETHER = 500  # keys; databases bound the length of a statement
+_HELD = 50  # results that are in memory at a time when all are read
 _LOCK = 7_283_001  # any number that no other program's advisory lock has
+_REFERENCE = re.compile(r"\$\{(\w+)\}")
 
 
 def _first(connection: Connection) -> None:
@@ -70,10 +75,11 @@ class Ledger:
 
         Args:
             url: as SQLAlchemy writes it: ``sqlite:///reports/ledger.db``,
-                ``postgresql+psycopg://user@host/name``.
+                ``postgresql+psycopg://user:${NAME}@host/name``, where ``${NAME}`` stands for an
+                environment variable, or for the whole URL if there is nothing else.
             root: project folder, which the path of a SQLite file is relative to.
-        Raises: ParameterError if the URL is of neither kind, LedgerError if the ledger cannot be
-            opened or was written by a newer lab.
+        Raises: ParameterError if the URL is of neither kind or names a variable that is not set,
+            LedgerError if the ledger cannot be opened or was written by a newer lab.
         """
         place = _parsed(url, root)
         # What follows a question mark may hold a password as well.
@@ -151,13 +157,24 @@ class Ledger:
 
     def of_tenant(self, tenant: str) -> list[TrialResult]:
         """Return all the results of a tenant, in the order in which they were finished."""
-        with self._told("read the ledger"), self._engine.connect() as connection:
-            rows = connection.execute(
-                sql.select(_RESULTS.c.key, _RESULTS.c.result)
-                .where(_RESULTS.c.tenant == tenant)
-                .order_by(_RESULTS.c.finished, _RESULTS.c.key)
-            )
-            return [self._unpacked(name, packed) for name, packed in rows]
+        return list(self.results(tenant))
+
+    def results(self, tenant: str | None = None) -> Iterator[TrialResult]:
+        """Give a tenant's results, or all, one at a time, in the order they were finished.
+
+        Raises: LedgerError if one cannot be read.
+        """
+        wanted = sql.select(_RESULTS.c.key, _RESULTS.c.result)
+        if tenant is not None:
+            wanted = wanted.where(_RESULTS.c.tenant == tenant)
+        wanted = wanted.order_by(_RESULTS.c.finished, _RESULTS.c.key)
+        with (
+            self._told("read the ledger"),
+            self._engine.connect().execution_options(yield_per=_HELD) as connection,
+            connection.execute(wanted) as rows,
+        ):
+            for name, packed in rows:
+                yield self._unpacked(name, packed)
 
     def counts(self) -> Mapping[str, int]:
         """Return how many results each tenant has."""
@@ -166,6 +183,16 @@ class Ledger:
                 sql.select(_RESULTS.c.tenant, sql.func.count()).group_by(_RESULTS.c.tenant)
             )
             return {tenant: count for tenant, count in rows}
+
+    def statuses(self) -> Mapping[str, Mapping[str, int]]:
+        """Return how many results each tenant has of each status; both in alphabetical order."""
+        columns = (_RESULTS.c.tenant, _RESULTS.c.status)
+        found: dict[str, dict[str, int]] = {}
+        with self._told("read the ledger"), self._engine.connect() as connection:
+            rows = connection.execute(sql.select(*columns, sql.func.count()).group_by(*columns))
+            for tenant, status, count in sorted(rows):
+                found.setdefault(tenant, {})[status] = count
+        return found
 
     def _unpacked(self, name: str, packed: bytes) -> TrialResult:
         try:
@@ -229,8 +256,9 @@ class Ledger:
 
 def _parsed(url: str, root: Path) -> URL:
     """Return a URL of a kind that is known, its SQLite file in the project; make its folder."""
+    filled = _filled(url)
     try:
-        place = make_url(url)
+        place = make_url(filled)
         known = place.drivername in _DRIVERS
     except (ArgumentError, ValueError):
         known = False
@@ -240,7 +268,7 @@ def _parsed(url: str, root: Path) -> URL:
             message(
                 "the ledger's url must begin with sqlite:/// or postgresql+psycopg://",
                 got=url.partition(":")[0],
-                place="ledger.url",
+                place="ledger",
             )
         )
     if place.get_backend_name() == "sqlite":
@@ -249,7 +277,7 @@ def _parsed(url: str, root: Path) -> URL:
                 message(
                     "the ledger must outlive its process",
                     got=url,
-                    place="ledger.url",
+                    place="ledger",
                     remedy="name a file: sqlite:///reports/ledger.db",
                 )
             )
@@ -262,6 +290,26 @@ def _parsed(url: str, root: Path) -> URL:
             ) from error
         place = place.set(database=str(file))
     return place
+
+
+def _filled(url: str) -> str:
+    """Return a URL with the environment variables that it names in their places."""
+
+    def value(found: re.Match[str]) -> str:
+        given = os.environ.get(found[1])
+        if not given:
+            raise ParameterError(
+                message(
+                    "the ledger's url names an environment variable that must be set",
+                    got=f"none of the name {found[1]}",
+                    place="ledger",
+                    remedy=f"export {found[1]}=...",
+                )
+            )
+        # A password may hold what has a meaning in a URL.
+        return given if found[0] == url else quote(given, safe="")
+
+    return _REFERENCE.sub(value, url)
 
 
 def _engine(place: URL) -> Engine:

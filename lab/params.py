@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
 
 from pydantic import (
     AfterValidator,
@@ -46,11 +47,42 @@ MAX_FILE_BYTES = 1_000_000  # settings are written by hand; more is a mistake or
 _MAX_DEPTH = 20
 _MAX_VALUES = 10_000
 
+_LEDGERS = ("sqlite:///", "sqlite+pysqlite:///", "postgresql+psycopg://")
+_REFERENCE = re.compile(r"\$\{\w+\}")  # ${NAME}, to an environment variable
+_PASSWORD = re.compile(r"://[^:/]*:(.*)@", re.DOTALL)  # as SQLAlchemy finds it, or more
+_SECRETS = ("password", "secret")
+
 
 def _no_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError("must not repeat a value")
     return values
+
+
+def _ledger_url(value: object) -> str:
+    """Check a ledger's URL; settings are shown and stored, so that it must not hold a password.
+
+    No message repeats the value: it may be one that holds a password.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"must be a text, got {type(value).__name__}")
+    if _REFERENCE.fullmatch(value):
+        return value
+    if not value.startswith(_LEDGERS):
+        kind = shown(value.partition(":")[0])
+        raise ValueError(
+            f"must begin with sqlite:/// or postgresql+psycopg://, or be ${{NAME}}, got {kind}"
+        )
+    secrets = [
+        *_PASSWORD.findall(value),
+        *(given for name, given in parse_qsl(value.partition("?")[2]) if name.endswith(_SECRETS)),
+    ]
+    if not all(_REFERENCE.fullmatch(one) for one in secrets):
+        raise ValueError(
+            "must not hold a password in clear, got one; write ${LAB_LEDGER_PASSWORD} in its place "
+            "and set that environment variable"
+        )
+    return value
 
 
 class _Section(BaseModel):
@@ -150,6 +182,7 @@ class Settings(_Section):
     languages: Annotated[tuple[Language, ...], Field(min_length=1), AfterValidator(_no_repeats)]
     suite: str | None
     system_prompt: str | None
+    ledger: Annotated[str, BeforeValidator(_ledger_url)]
     slo: Slo
     data: DataSettings
     checks: CheckLimits

@@ -84,10 +84,11 @@ def key_parts(
     """Return the digest of each thing that a run's result depends on.
 
     ``data`` is the corpus fingerprint, ``models`` the digest by role. How a run is carried out
-    (jobs, timeouts) is left out: it does not change a result.
+    (jobs, timeouts) and where results are kept are left out: they do not change a result.
     """
     root = resolved.tenant.root
-    settings = resolved.settings.model_dump(mode="json", exclude={"execution", "notebooks"})
+    unused = {"execution", "ledger", "notebooks"}
+    settings = resolved.settings.model_dump(mode="json", exclude=unused)
     constraints = root / "constraints.txt"
     return {
         "notebook": _digest(stripped(root / "notebooks" / f"{notebook}.ipynb")),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import assistants, models, pruning
+from lab import assistants, models, pruning, slimming
 from lab.errors import ParameterError, message
 from lab.models import Model
 from lab.quantization import NONE
@@ -25,6 +25,7 @@ ROLES: Mapping[Kind, tuple[Role, ...]] = {
     "speech": ("asr",),
     "joint": ("asr", "vlm"),
 }
+CALIBRATED = ("wanda", "structured")  # pruning methods that listen to queries first
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ def load(
     Args:
         trial: which kind, and what is done to the weights.
         folders: checkpoint by role.
-        calibration: queries of the kind, which Wanda listens to.
+        calibration: queries of the kind, for the methods in CALIBRATED.
         device: cpu, cuda or cuda:N.
         cache: as of lab.models.load.
     Raises: ParameterError if a role is missing, or the trial asks for what is not there;
@@ -97,7 +98,6 @@ def load(
             )
         )
     unknown = {
-        "pruning": trial.pruning == "structured",
         "runtime.compiled": trial.runtime.compiled,
         "runtime.static_cache": trial.runtime.static_cache,
     }
@@ -135,16 +135,13 @@ def load(
 
 def _prune(service: Service, trial: Trial, calibration: Sequence[Query]) -> None:
     """Prune every model of a service in place, as the trial says."""
-    norms: Mapping[Role, Mapping] = {}
-    if trial.pruning == "wanda":
-        norms = _norms(service, calibration)
+    norms = _norms(service, calibration) if trial.pruning in CALIBRATED else {}
     for role, model in service.models.items():
-        pruning.prune(
-            model.engine.module,
-            method=trial.pruning,
-            sparsity=trial.sparsity,
-            norms=norms.get(role),
-        )
+        module, heard = model.engine.module, norms.get(role)
+        if trial.pruning == "structured":
+            slimming.slim(module, neurons=trial.sparsity, norms=heard)
+        else:
+            pruning.prune(module, method=trial.pruning, sparsity=trial.sparsity, norms=heard)
 
 
 def _norms(service: Service, calibration: Sequence[Query]) -> dict[Role, Mapping]:

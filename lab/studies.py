@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lab.ledger import Ledger
     from lab.params import Settings
 
-CALIBRATION = 32  # queries that a pruning method listens to
+CALIBRATION = 16  # queries that a pruning method listens to
 _WARM_UP = 8  # calls at most
 _TIMES = 2  # that a disturbed block is measured, at most
 _AGAIN = "again"  # the baseline's second part, as if it were another configuration
@@ -47,7 +47,7 @@ class Study:
 
     Attributes:
         trials: the first is the baseline; all have the same tenant, kind, suite, items, seed and
-            blocks.
+            turns.
     Raises: ParameterError if they are not about the same, or one is there twice.
     """
 
@@ -58,7 +58,7 @@ class Study:
             raise ParameterError(message("a study must have a trial", got=0))
         if len(set(self.trials)) != len(self.trials):
             raise ParameterError(message("trials of a study must differ", got=len(self.trials)))
-        for name in ("tenant", "kind", "suite", "items", "seed", "blocks"):
+        for name in ("tenant", "kind", "suite", "items", "seed", "turns"):
             values = sorted({getattr(one, name) for one in self.trials}, key=str)
             if len(values) > 1:
                 rule = f"trials of a study must have the same {name}"
@@ -119,16 +119,10 @@ def run(
     if missing := set(ledger.missing(keys)):
         baseline, *others = study.trials
         new = [one for one in others if key(one, setting) in missing]
-        drawn = requests.draw(
-            corpus,
-            kind,
-            items=baseline.items,
-            settings=settings,
-            seed=baseline.seed,
-            calibration=CALIBRATION if any(one.pruning == "wanda" for one in new) else 0,
-        )
+        asked = (baseline, *new)
+        drawn = _draw(asked, corpus, settings)
         for result in measure(
-            replace(study, trials=(baseline, *new)),
+            replace(study, trials=asked),
             drawn,
             setting=setting,
             folders=folders,
@@ -172,7 +166,7 @@ def measure(
     torch.set_num_threads(threads or machine.cores())
     try:
         subjects = [_Subject(trial) for trial in study.trials]
-        blocks = study.trials[0].blocks
+        blocks = study.trials[0].turns
         total = len(subjects) + blocks
         for at, subject in enumerate(subjects):
             progress(f"asking {_name(subject.trial)}", at, total)
@@ -213,13 +207,26 @@ def measure(
     ]
 
 
+def _draw(trials: Sequence[Trial], corpus: Corpus, settings: Settings) -> Drawn:
+    """Draw what is asked, and what a method listens to if one does."""
+    first = trials[0]
+    options = {"settings": settings, "seed": first.seed}
+    calibration = CALIBRATION if any(one.pruning in services.CALIBRATED for one in trials) else 0
+    drawn = requests.draw(corpus, first.kind, items=first.items, calibration=calibration, **options)
+    if calibration and first.kind == "text" and "joint" in corpus.tables:
+        # Words alone would not reach the eyes of a model that has some.
+        seen = requests.draw(corpus, "image_text", items=calibration, **options)
+        return replace(drawn, calibration=(*drawn.calibration, *seen.measured))
+    return drawn
+
+
 def code_digest() -> str:
     """Return the digest of the modules that shape what is measured."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     for name in (
         *("assistants", "layers", "measurement", "memory", "models", "normalisation", "pruning"),
-        *("quality", "quantization", "requests", "roles", "services", "studies"),
+        *("quality", "quantization", "requests", "roles", "services", "slimming", "studies"),
     ):
         digest.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
     return f"sha256:{digest.hexdigest()}"
@@ -334,7 +341,7 @@ def _order(subjects: Sequence[_Subject], study: Study) -> list[list[tuple[_Subje
     return [
         [by_name[name] for name in order]
         for order in measurement.turns(
-            list(by_name), blocks=study.trials[0].blocks, seed=study.trials[0].seed
+            list(by_name), blocks=study.trials[0].turns, seed=study.trials[0].seed
         )
     ]
 

@@ -66,11 +66,12 @@ class Trial:
         batch_size: queries answered at a time.
         quantization: method, such as ``nf4``; ``none`` leaves the weights in the runtime's dtype.
         pruning: method.
-        sparsity: share of the weights that are zero, [0, 1); above 0 exactly with a method.
+        sparsity: share of the weights that are zero, or with ``structured`` of the MLP neurons that
+            are gone, [0, 1); above 0 exactly with a method.
         runtime: see there.
         rate: queries that arrive per second, on average (open loop); None if each batch is sent
             when the one before is answered (closed loop).
-        blocks: turns in which it is timed, an even number.
+        turns: in which it is timed, an even number.
     Raises: ParameterError that lists every rule that is broken.
     """
 
@@ -85,12 +86,12 @@ class Trial:
     sparsity: float = 0.0
     runtime: Runtime = field(default_factory=Runtime)
     rate: float | None = None
-    blocks: int = 10
+    turns: int = 10
 
     def __post_init__(self) -> None:
         # Equal trials must have one key, whether a whole number came from YAML, numpy or a sampler.
         for name, plain in (
-            *((name, _whole) for name in ("items", "seed", "batch_size", "blocks")),
+            *((name, _whole) for name in ("items", "seed", "batch_size", "turns")),
             *((name, _number) for name in ("sparsity", "rate")),
         ):
             object.__setattr__(self, name, plain(getattr(self, name), name))
@@ -105,9 +106,9 @@ class Trial:
             ),
             "batch_size must be at least 1": (self.batch_size, self.batch_size >= 1),
             "items must be at least 1": (self.items, self.items >= 1),
-            "blocks must be an even number of at least 2": (
-                self.blocks,
-                self.blocks >= 2 and self.blocks % 2 == 0,
+            "turns must be an even number of at least 2": (
+                self.turns,
+                self.turns >= 2 and self.turns % 2 == 0,
             ),
             "seed must be at least 0": (self.seed, self.seed >= 0),
             "rate must be above 0 and finite, or None": (

@@ -121,7 +121,7 @@ def processes_of(project: Path) -> list[psutil.Process]:
 @pytest.fixture(scope="session")
 def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped params and notebooks with a small demo corpus, defects planted, made once."""
-    shared = tmp_path_factory.getbasetemp().parent / "demo-project"
+    shared = _shared(tmp_path_factory) / "demo-project"
     with FileLock(f"{shared}.lock"):
         if not (shared / "data" / "medical").is_dir():
             copy_project(shared)
@@ -138,7 +138,7 @@ def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sound_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped params with a small demo corpus without a defect, made once."""
-    shared = tmp_path_factory.getbasetemp().parent / "sound-project"
+    shared = _shared(tmp_path_factory) / "sound-project"
     with FileLock(f"{shared}.lock"):
         if not (shared / "data" / "medical").is_dir():
             copy_project(shared)
@@ -156,6 +156,12 @@ def fresh_project(demo_project: Path, tmp_path: Path) -> Path:
     )
     (tmp_path / "demo" / "reports").mkdir()
     return tmp_path / "demo"
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the processes of this run have in common, and no other run has."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 def copy_project(folder: Path) -> None:

@@ -125,6 +125,18 @@ def test_a_write_that_finds_no_room(path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_file_that_is_written_bit_by_bit_takes_its_place_at_the_end(path):
+    with files.replacing(path) as file:
+        for part in (b"ne", b"w"):
+            file.write(part)
+            assert path.read_text() == OLD
+    assert path.read_text() == "new"
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as file:
+        file.write(bytes(1 // 0))
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.write_whole(tmp_path / "nowhere" / "page.html", "text")

@@ -22,6 +22,8 @@ from lab.trials import Block, Setting, Trial, TrialResult, key
 
 SETTING = Setting(data="sha256:aa", models={}, code="1", hardware="cpu")
 
+KILLS = int(os.environ.get("LAB_KILLS", "10"))  # `make chaos` asks for more
+
 pytestmark = pytest.mark.xdist_group("ledger")  # one PostgreSQL for all
 
 
@@ -66,7 +68,8 @@ def server(tmp_path_factory) -> Iterator[str]:
     options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
     call(str(bin_ / "pg_ctl"), "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
     yield f"postgresql+psycopg://lab@/postgres?host={folder}"
-    call(str(bin_ / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
+    # Not by pg_ctl: another pytest that was started since has closed our folder to that user.
+    os.kill(int(Path(data, "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -116,6 +119,27 @@ def test_only_what_is_missing_is_told_in_its_order_and_once(opened):
         *(one for one in keys if one not in known | {keys[5]}),
     ]
     assert opened.missing([]) == []
+
+
+def test_results_are_counted_by_tenant_and_status(opened):
+    assert opened.statuses() == {}
+    for one in (result(1), result(2), result(1, "education")):
+        opened.add(one)
+    trial = Trial(tenant="medical", kind="text", suite="demo", items=20, seed=3)
+    when = "2026-11-25T03:00:00Z"
+    slow = TrialResult(key(trial, SETTING), trial, SETTING, "timeout", when, problem="60 s")
+    opened.add(slow)
+    assert opened.statuses() == {"education": {"ok": 1}, "medical": {"ok": 2, "timeout": 1}}
+
+
+def test_results_come_one_at_a_time_of_a_tenant_or_of_all(opened):
+    added = [result(seed, tenant) for seed in range(60) for tenant in ("medical", "education")]
+    for one in added:
+        opened.add(one)
+    assert {one.key for one in opened.results()} == {one.key for one in added}
+    assert {one.trial.tenant for one in opened.results("medical")} == {"medical"}
+    first = next(opened.results())  # the rest is not asked for
+    assert opened.find([first.key], tenant=first.trial.tenant) == {first.key: first}
 
 
 def test_tenants_do_not_see_each_others_results(opened):
@@ -241,27 +265,34 @@ def test_writers_that_overlap_lose_and_double_nothing(url, root, tmp_path):
         assert {one.key for one in book.of_tenant("medical")} == wanted == set(added)
 
 
-def test_ten_writers_killed_at_any_moment_lose_and_double_nothing(url, root, tmp_path):
+@pytest.mark.timeout(300 + 10 * KILLS)
+def test_writers_killed_at_any_moment_lose_and_double_nothing(url, root, tmp_path):
     rng = random.Random(4)
+    results = 20 * KILLS  # more than they come to write before they are killed
     told: list[str] = []
-    for _ in range(10):
-        process = writer(url, root, 0, 200, pause=0.002)
+    for _ in range(KILLS):
+        process = writer(url, root, 0, results, pause=0.002)
         first = process.stdout.readline()  # from here on it is writing
         time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         out, _ = process.communicate(timeout=20)
         # The last line may be cut off by the kill.
         told += [line for line in (first + out).splitlines(keepends=True) if line[-1] == "\n"]
-    assert 10 <= len(told) < 200
-    out, err = writer(url, root, 0, 200).communicate(timeout=60)
+    assert KILLS <= len(told) < results
+    out, err = writer(url, root, 0, results).communicate(timeout=60 + KILLS)
     assert not err
     told += out.splitlines(keepends=True)
-    assert len(told) == len(set(told))  # what was told to be safe was never done again
     with Ledger(url, root=tmp_path) as book:
         kept = book.of_tenant("medical")
-    assert sorted(one.key for one in kept) == sorted(result(seed).key for seed in range(200))
-    assert {line.strip() for line in told} <= {one.key for one in kept}
-    assert kept == sorted((result(seed) for seed in range(200)), key=lambda one: one.key)
+    wanted = {one.key: one for one in map(result, range(results))}
+    keys = [one.key for one in kept]
+    lost = len(({line.strip() for line in told} | set(wanted)) - set(keys))
+    doubled = len(keys) - len(set(keys))
+    repeated = len(told) - len(set(told))  # told to be safe, and done again
+    print(f"{url.partition(':')[0]}, {KILLS} kills, {results} results:", end=" ")
+    print(f"{lost} lost, {doubled} doubled, {repeated} repeated")
+    assert (lost, doubled, repeated) == (0, 0, 0)
+    assert {one.key: one for one in kept} == wanted
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
@@ -303,6 +334,33 @@ def test_a_server_that_is_not_there_is_told_without_the_password(tmp_path, url):
         Ledger("postgresql+psycopg://" + url.format(tmp_path), root=tmp_path)
     assert "could not open the ledger" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_url_names_environment_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLACE", str(tmp_path / "50% of + @ ${HOME}"))
+    monkeypatch.setenv("LAB_LEDGER", "sqlite:///whole.db")
+    for url in ("sqlite:///${PLACE}/a.db", "${LAB_LEDGER}"):
+        with Ledger(url, root=tmp_path) as book:
+            book.add(result())
+    assert (tmp_path / "50% of + @ ${HOME}" / "a.db").is_file()
+    assert (tmp_path / "whole.db").is_file()
+
+
+def test_a_password_from_the_environment_is_never_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PW", "s3cret@/?:")
+    for url in ("postgresql+psycopg://lab:${PW}@/x?host=/nowhere", "${PW}", "${PW}://"):
+        with pytest.raises((LedgerError, ParameterError)) as caught:
+            Ledger(url, root=tmp_path)
+        assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_is_not_set_is_named(tmp_path, monkeypatch, value):
+    monkeypatch.delenv("PW", raising=False)
+    if value is not None:
+        monkeypatch.setenv("PW", value)
+    with pytest.raises(ParameterError, match=r"must be set, got .*PW.*; export PW="):
+        Ledger("postgresql+psycopg://lab:${PW}@/x", root=tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):

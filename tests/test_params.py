@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import pytest
@@ -166,3 +167,61 @@ def test_the_data_folder_may_be_set(project):
     assert params.load("medical", root=project).data_folder == project / "data" / "medical"
     moved = params.load("medical", root=project, overrides=["data.folder=/srv/medical"])
     assert str(moved.data_folder) == "/srv/medical"
+
+
+# --- the ledger's URL -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///reports/a:b@c.db",
+        "postgresql+psycopg://lab@host:5432/lab",
+        "postgresql+psycopg://lab:${PW}@host/lab?sslmode=require&sslpassword=${OTHER}",
+        "postgresql+psycopg://lab@/lab?host=/run/pg&passfile=/home/me/.pgpass",
+        "${LAB_LEDGER}",
+    ],
+)
+def test_a_ledgers_url_stays_as_it_is_written(project, url, monkeypatch):
+    monkeypatch.setenv("PW", "s3cret")  # settings are shown and stored, so it stays out of them
+    resolved = params.load("medical", root=project, overrides=[f"ledger='{url}'"])
+    assert resolved.settings.ledger == url
+    assert params.load("medical", root=project).settings.ledger == "sqlite:///reports/ledger.db"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "lab:s3cret@host/lab",
+        "lab:s3c/r?e@t@host:5432/lab",
+        "lab:$s3cret@host/lab",
+        "lab:${PW}s3cret@host/lab",
+        "lab:${PW}@s3cret@host/lab",
+        ":s3cret@host/lab",
+        "lab@host/lab?password=s3cret",
+        "lab:${PW}@host/lab?a=b&sslpassword=s3cret",
+    ],
+)
+def test_a_password_in_clear_is_refused_and_not_repeated(project, rest):
+    add(project, "tenants/medical.yaml", f"\nledger: 'postgresql+psycopg://{rest}'\n")
+    text = problems(project)
+    assert re.fullmatch(r"params/tenants/medical\.yaml:\d+: ledger: .*", text)
+    assert "must not hold a password in clear, got one; write ${LAB_LEDGER_PASSWORD}" in text
+    assert "s3c" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("mysql://u:s3cret@host/x", "must begin with sqlite:/// or .*, got 'mysql'"),
+        ("ledger.db", "must begin with sqlite:///"),
+        ("''", "must begin with sqlite:///"),
+        ("null", "must be a text, got NoneType"),
+        ("{url: 's3cret'}", "must be a text, got dict"),
+    ],
+)
+def test_a_ledger_of_another_kind_is_refused(project, value, expected):
+    add(project, "tenants/medical.yaml", f"\nledger: {value}\n")
+    text = problems(project)
+    assert re.search(f"ledger: {expected}", text)
+    assert "s3cret" not in text

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lab import runs
+from lab import params, runs
 from lab.tenants import Tenant
 
 PARTS = {"notebook": "a", "data": "b"}
@@ -73,6 +73,15 @@ def test_a_full_disk_leaves_the_old_run_and_nothing_beside(files, monkeypatch, f
     assert runs.why_run(files, PARTS) is None
     assert files.path(".html").read_text() == "good"
     assert not [name for name in names(files) if name.startswith(".writing-")]
+
+
+def test_what_is_measured_decides_and_where_and_how_it_is_kept_does_not(root):
+    def digest(*overrides):
+        resolved = params.load("medical", root=root, overrides=overrides)
+        return runs.key_parts(resolved, "01_data_analysis", data="sha256:aa")["settings"]
+
+    assert digest("ledger=sqlite:///elsewhere.db", "execution.jobs=1") == digest()
+    assert digest("languages=[zh]") != digest()
 
 
 def test_elsewhere_the_three_files_have_their_names_too(files):

@@ -70,9 +70,25 @@ def test_pruned_then_quantized_is_quantized_and_not_the_same_as_quantized_alone(
     assert [one.text for one in answers[0]] != [one.text for one in answers[1]]
 
 
-def test_wanda_without_calibration_is_refused():
-    with pytest.raises(ParameterError, match="needs the norm of every layer"):
-        load(replace(TRIAL, pruning="wanda", sparsity=0.3))
+@pytest.mark.parametrize("method", ["none", "nf4"])
+def test_slimmed_weights_are_gone(method):
+    runtime = Runtime("bfloat16")
+    whole = load(replace(TRIAL, quantization=method, runtime=runtime))
+    trial = replace(
+        TRIAL, pruning="structured", sparsity=0.25, quantization=method, runtime=runtime
+    )
+    seen = [Query(text=QUERIES[0].text, image=lessons.picture(0, part="train").draw())]
+    slim = load(trial, calibration=[*QUERIES, *seen])
+    assert slim.loaded_bytes < whole.loaded_bytes
+    llama = slim.models["vlm"].engine.module.config.text_config
+    assert llama.intermediate_size == 576  # of 768
+    assert all(one.text for one in slim.ask(QUERIES, batch_size=4, generation=SHORT))
+
+
+@pytest.mark.parametrize("method", ["wanda", "structured"])
+def test_a_part_that_no_calibration_reaches_is_told(method):
+    with pytest.raises(ParameterError, match="norm"):
+        load(replace(TRIAL, pruning=method, sparsity=0.3), calibration=QUERIES)
 
 
 def test_a_role_that_is_missing_is_named():
@@ -83,7 +99,6 @@ def test_a_role_that_is_missing_is_named():
 @pytest.mark.parametrize(
     ("name", "trial"),
     [
-        ("pruning", replace(TRIAL, pruning="structured", sparsity=0.2)),
         ("runtime.compiled", replace(TRIAL, runtime=Runtime(compiled=True))),
         ("runtime.static_cache", replace(TRIAL, runtime=Runtime(static_cache=True))),
     ],

@@ -20,7 +20,7 @@ from lab.trials import Runtime, Trial
 
 FOLDERS = {"vlm": ROOT / "params" / "models" / "demo" / "vlm"}
 DIGESTS = {"vlm": checkpoints.digest(FOLDERS["vlm"])}
-BASE = Trial(tenant="medical", kind="text", suite="demo", items=6, seed=0, batch_size=2, blocks=2)
+BASE = Trial(tenant="medical", kind="text", suite="demo", items=6, seed=0, batch_size=2, turns=2)
 SMALL = replace(BASE, quantization="nf4", runtime=Runtime("bfloat16"))
 ONE = replace(BASE, batch_size=1)
 # Fewer items, where what they are does not matter.
@@ -99,7 +99,7 @@ def test_loading_libraries_is_no_part_of_loading_a_model(tenant):
         "import sys, time; from pathlib import Path; from lab import services, studies\n"
         "from lab.requests import Drawn, Request; from lab.queries import Query\n"
         "from lab.trials import Setting, Trial\n"
-        "t = Trial(tenant='medical', kind='text', suite='demo', items=1, seed=0, blocks=2)\n"
+        "t = Trial(tenant='medical', kind='text', suite='demo', items=1, seed=0, turns=2)\n"
         "d = Drawn((Request('a', 'a', 'en', Query(text='hi'), 'hi'),), ())\n"
         "assert 'transformers.models.llava' not in sys.modules; begun = time.perf_counter()\n"
         f"r, = studies.measure(studies.Study((t,)), d, setting=Setting('a', {{}}, 'c', 'h'),"
@@ -156,6 +156,15 @@ def test_what_is_known_is_not_measured_again(tenant, ledger, monkeypatch):
     assert more[:2] == first
     assert more[2].trial == QUICK_SMALL
     assert set(loaded) == {QUICK, QUICK_SMALL}  # the baseline is its partner
+
+
+@pytest.mark.parametrize("method", ["wanda", "structured"])
+def test_words_and_pictures_are_listened_to(tenant, ledger, method, monkeypatch):
+    monkeypatch.setattr(studies, "CALIBRATION", 2)
+    pruned = replace(QUICK, pruning=method, sparsity=0.25)
+    results, _ = run(tenant, ledger, QUICK, pruned)
+    assert [one.status for one in results] == ["ok", "ok"]
+    assert (results[1].loaded_bytes < results[0].loaded_bytes) == (method == "structured")
 
 
 def test_another_checkpoint_is_another_result(tenant, ledger):

@@ -47,7 +47,7 @@ OTHER = {
     "quantization": "nf4",
     "runtime": Runtime(compiled=True),
     "rate": 5.0,
-    "blocks": 4,
+    "turns": 4,
 }
 
 
