@@ -41,6 +41,7 @@ def reply(
     asr: Model | None = None,
     batch_size: int | None = None,
     generation: Generation | None = None,
+    transcript: Generation | None = None,
 ) -> list[Reply]:
     """Answer queries of any kind, in their order.
 
@@ -52,7 +53,8 @@ def reply(
         vlm: the model that answers.
         asr: the model that listens; needed if there is a recording.
         batch_size: of each model.
-        generation: of the answer; a transcript stops where the model stops.
+        generation: of the answer.
+        transcript: of what is written down; None: it stops where the model stops.
     """
     spoken = [at for at, query in enumerate(queries) if query.audio is not None]
     if spoken and asr is None:
@@ -63,7 +65,9 @@ def reply(
         )
     heard: dict[int, Answer] = {}
     if spoken and asr is not None:
-        transcripts = asr.ask([queries[at] for at in spoken], batch_size=batch_size)
+        transcripts = asr.ask(
+            [queries[at] for at in spoken], batch_size=batch_size, generation=transcript
+        )
         heard = dict(zip(spoken, transcripts, strict=True))
     asked = [
         replace(query, audio=None, text=_words(query.text, heard[at].text))

@@ -47,7 +47,9 @@ SCHEMA = pa.schema(
         # Of the blocks that were not disturbed; null if there is none.
         **dict.fromkeys(("requests", "errors"), _WHOLE),
         **dict.fromkeys(("latency_p50_s", "throughput_p50"), _NUMBER),
-        **dict.fromkeys(("data", "code", "hardware", "answers"), _TEXT),
+        **dict.fromkeys(
+            ("data", "code", "hardware", "software", "settings", "partner", "answers"), _TEXT
+        ),
         **dict.fromkeys(("models", "environment"), _TEXT),  # JSON
         "blocks": pa.list_(_BLOCK),
         "baseline": pa.list_(_BLOCK),

@@ -1,7 +1,7 @@
 """How much memory something took while it ran.
 
-Owns reading the system's own account of the highest point: of this process, or of the GPU's
-allocator. Knows nothing of what ran.
+Owns reading the system's own account of the highest point, of this process or of the GPU's
+allocator, and what tells that there was not enough. Knows nothing of what ran.
 """
 
 from __future__ import annotations
@@ -46,6 +46,20 @@ def watch(device: str = "cpu", *, proc: Path = Path("/proc/self")) -> Iterator[P
             peak.taken = max(0, highest - before)
 
 
+def ran_out(error: BaseException | None) -> bool:
+    """Tell whether an error, or what it came from, says that there was no memory left."""
+    import torch
+
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        # A CPU's allocator only says so in words.
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
 def _start(proc: Path) -> int | None:
     gc.collect()
     try:
@@ -70,6 +84,7 @@ def _start_on_gpu(device: str) -> int:
     import torch
 
     gc.collect()
+    torch.cuda.init()  # before it there are no figures to reset
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
 

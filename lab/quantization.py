@@ -179,7 +179,7 @@ class Operator:
     share: float
 
 
-def operators(run: Callable[[], object], *, most: int = 5) -> list[Operator]:
+def operators(run: Callable[[], object], *, device: str = "cpu", most: int = 5) -> list[Operator]:
     """Return the operators that took most of the time while a model ran, most first.
 
     What a method says it does and what runs are two things: a library that lacks a kernel for a
@@ -187,22 +187,24 @@ def operators(run: Callable[[], object], *, most: int = 5) -> list[Operator]:
 
     Args:
         run: asks the model; called once to get ready and once to be watched.
+        device: where the model is; of a GPU the kernels are told, of a CPU torch's operators.
         most: operators returned.
-    Returns: with the time each took by itself, on the GPU where there is one; the shares are of all
-        operators, so they sum to at most 1.
+    Returns: with the time each took by itself; the shares are of all, so they sum to at most 1.
     """
-    import torch
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     run()
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device.startswith("cuda")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     # acc_events: what torch 2.13 keeps of a finished profile is asked for by name, or it warns.
     with profile(activities=activities, acc_events=True) as watched:
         run()
+    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
     times = {
         one.key: (one.self_device_time_total if on_gpu else one.self_cpu_time_total, one.count)
         for one in watched.key_averages()
+        if one.device_type == kind  # an operator's row tells its kernels' time once more
     }
     total = sum(spent for spent, _ in times.values())
     order = sorted(times, key=lambda name: -times[name][0])[:most]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lab import checkpoints
+from lab import checkpoints, memory
 from lab.checkpoints import Checkpoint
 from lab.errors import ModelError, message, printable
 from lab.queries import SAMPLING_RATE_HZ, Answer, Generation, Query
@@ -465,6 +465,8 @@ def _worded(checkpoint: Checkpoint) -> Iterator[None]:
         RuntimeError,
         SafetensorError,
     ) as error:
+        if memory.ran_out(error):
+            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             message(

@@ -6,9 +6,8 @@ nothing of time, of what is asked, or of how good an answer is.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab import assistants, models, pruning, slimming
@@ -41,6 +40,11 @@ class Service:
     models: Mapping[Role, Model]
 
     @property
+    def load_s(self) -> float:
+        """From nothing to ready to answer."""
+        return sum(one.loaded.seconds for one in self.models.values())
+
+    @property
     def stored_bytes(self) -> int:
         """Of the checkpoints' weights."""
         return sum(one.loaded.stored_bytes for one in self.models.values())
@@ -53,7 +57,10 @@ class Service:
     def ask(
         self, queries: Sequence[Query], *, batch_size: int, generation: Generation
     ) -> list[Answer]:
-        """Answer queries, in their order; of speech, write down what is said."""
+        """Answer queries, in their order; of speech, write down what is said.
+
+        Where the number of tokens is fixed, it is that of a transcript on the way as well.
+        """
         if self.kind == "speech":
             return self.models["asr"].ask(queries, batch_size=batch_size, generation=generation)
         replies = assistants.reply(
@@ -62,30 +69,31 @@ class Service:
             asr=self.models.get("asr"),
             batch_size=batch_size,
             generation=generation,
+            transcript=generation if generation.least == generation.most else None,
         )
         return [one.answer for one in replies]
 
 
-def load(
+def prepare(
     trial: Trial,
     folders: Mapping[Role, Path],
     *,
+    aside: Path,
     calibration: Sequence[Query] = (),
     device: str = "cpu",
-    cache: Path | None = None,
-) -> Service:
-    """Load the models of a trial; every role that the kind needs is pruned and quantized alike.
+) -> Mapping[Role, Path]:
+    """Return checkpoints that are pruned as a trial says; as they are if it says nothing.
 
-    Pruning comes first, on dense weights; what is left is written aside and loaded quantized, as a
-    deployment would.
+    Every role that the kind needs is pruned alike, on its dense weights; what is left is what a
+    deployment would be given.
 
     Args:
-        trial: which kind, and what is done to the weights.
+        trial: which kind, and which pruning.
         folders: checkpoint by role.
+        aside: folder into which pruned ones are written.
         calibration: queries of the kind, for the methods in CALIBRATED.
         device: cpu, cuda or cuda:N.
-        cache: as of lab.models.load.
-    Raises: ParameterError if a role is missing, or the trial asks for what is not there;
+    Raises: ParameterError if a role is missing, or a layer is not reached by the calibration;
         MissingError and ModelError as of lab.models.load.
     """
     needed = ROLES[trial.kind]
@@ -97,39 +105,48 @@ def load(
                 remedy=f"add {missing[0]} to the suite, or leave the kind out",
             )
         )
-    unknown = {
-        "runtime.compiled": trial.runtime.compiled,
-        "runtime.static_cache": trial.runtime.static_cache,
-    }
-    if asked := [name for name, is_asked in unknown.items() if is_asked]:
-        raise ParameterError(message(f"a service cannot be given {asked[0]} yet", got=trial))
-    options = {
-        "dtype": trial.runtime.dtype,
-        "attention": trial.runtime.attention,
-        "device": device,
-        "cache": cache,
-    }
     if trial.pruning == "none":
-        return Service(
-            trial.kind,
-            {
-                role: models.load(role, folders[role], quantization=trial.quantization, **options)
-                for role in needed
-            },
-        )
-    dense = Service(
-        trial.kind, {role: models.load(role, folders[role], **options) for role in needed}
+        return folders
+    dense = load(
+        replace(trial, pruning="none", sparsity=0.0, quantization=NONE), folders, device=device
     )
     _prune(dense, trial, calibration)
-    if trial.quantization == NONE:
-        return dense
-    with tempfile.TemporaryDirectory(prefix="lab-pruned-") as aside:
-        loaded = {}
-        for role, model in dense.models.items():
-            models.save(model.engine, Path(aside) / role)
-            loaded[role] = models.load(
-                role, Path(aside) / role, quantization=trial.quantization, **options
+    for role, model in dense.models.items():
+        models.save(model.engine, aside / role)
+    return {role: aside / role for role in dense.models}
+
+
+def load(
+    trial: Trial, folders: Mapping[Role, Path], *, device: str = "cpu", cache: Path | None = None
+) -> Service:
+    """Load the models of a trial, quantized as it says.
+
+    Args:
+        trial: which kind, quantization and runtime.
+        folders: checkpoint by role, as `prepare` returns them.
+        device: cpu, cuda or cuda:N.
+        cache: as of lab.models.load.
+    Raises: ParameterError for a runtime that there is not, and as lab.models.load does.
+    """
+    for name in ("compiled", "static_cache"):
+        if value := getattr(trial.runtime, name):
+            raise ParameterError(
+                message(
+                    f"runtime.{name} must be false", got=value, remedy="it is not supported yet"
+                )
             )
+    loaded = {
+        role: models.load(
+            role,
+            folders[role],
+            dtype=trial.runtime.dtype,
+            quantization=trial.quantization,
+            attention=trial.runtime.attention,
+            device=device,
+            cache=cache,
+        )
+        for role in ROLES[trial.kind]
+    }
     return Service(trial.kind, loaded)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from lab.queries import Answer, Generation
 from lab.requests import Drawn, Request
 from lab.roles import Role
 from lab.services import Service
-from lab.trials import Block, Quality, Setting, Status, Trial, TrialResult, key
+from lab.trials import Block, Quality, Setting, Status, Trial, TrialResult, digest, key
 
 if TYPE_CHECKING:
     from lab.corpus import Corpus
@@ -47,7 +48,7 @@ class Study:
 
     Attributes:
         trials: the first is the baseline; all have the same tenant, kind, suite, items, seed and
-            turns.
+            turns. They are in memory together.
     Raises: ParameterError if they are not about the same, or one is there twice.
     """
 
@@ -56,8 +57,10 @@ class Study:
     def __post_init__(self) -> None:
         if not self.trials:
             raise ParameterError(message("a study must have a trial", got=0))
-        if len(set(self.trials)) != len(self.trials):
-            raise ParameterError(message("trials of a study must differ", got=len(self.trials)))
+        twice = [one for at, one in enumerate(self.trials) if one in self.trials[:at]]
+        if twice:
+            rule = "trials of a study must differ"
+            raise ParameterError(message(rule, got=f"{_name(twice[0])} twice"))
         for name in ("tenant", "kind", "suite", "items", "seed", "turns"):
             values = sorted({getattr(one, name) for one in self.trials}, key=str)
             if len(values) > 1:
@@ -89,6 +92,7 @@ def run(
     ledger: Ledger,
     device: str = "cpu",
     threads: int | None = None,
+    cache: Path | None = None,
     progress: Progress,
 ) -> list[TrialResult]:
     """Return the study's results, in the order of its trials; only those unknown are measured.
@@ -104,34 +108,38 @@ def run(
         ledger: where results are kept.
         device: cpu, cuda or cuda:N.
         threads: of torch; None: the cores this process may use.
+        cache: where digests of large checkpoints are remembered.
         progress: called with (stage, done, total).
     Raises: CorpusError and ParameterError as of lab.requests.draw, LedgerError. A configuration
         that cannot be loaded or runs out of memory is a result.
     """
-    kind = study.trials[0].kind
+    baseline = study.trials[0]
+    threads = threads or machine.cores()
     setting = Setting(
         data=corpus.fingerprint,
-        models={role: digests[role] for role in services.ROLES[kind] if role in digests},
+        models={role: digests[role] for role in services.ROLES[baseline.kind] if role in digests},
         code=code_digest(),
-        hardware=machine.description(),
+        hardware=f"{machine.description()}, {_device(device)}, {threads} threads",
+        software=", ".join(f"{name} {one}" for name, one in sorted(machine.versions().items())),
+        settings=_settings_digest(settings),
+        partner=digest(baseline),
     )
     keys = [key(trial, setting) for trial in study.trials]
     if missing := set(ledger.missing(keys)):
-        baseline, *others = study.trials
-        new = [one for one in others if key(one, setting) in missing]
+        new = [one for one in study.trials[1:] if key(one, setting) in missing]
         asked = (baseline, *new)
-        drawn = _draw(asked, corpus, settings)
         for result in measure(
             replace(study, trials=asked),
-            drawn,
+            _draw(asked, corpus, settings),
             setting=setting,
             folders=folders,
             device=device,
             threads=threads,
+            cache=cache,
             progress=progress,
         ):
             ledger.add(result)
-    found = ledger.find(keys, tenant=study.trials[0].tenant)
+    found = ledger.find(keys, tenant=baseline.tenant)
     return [found[one] for one in keys]
 
 
@@ -142,7 +150,8 @@ def measure(
     setting: Setting,
     folders: Mapping[Role, Path],
     device: str = "cpu",
-    threads: int | None = None,
+    threads: int,
+    cache: Path | None = None,
     progress: Progress,
 ) -> list[TrialResult]:
     """Measure a study's trials side by side.
@@ -156,21 +165,22 @@ def measure(
         setting: that the results bear.
         folders: checkpoint by role.
         device: cpu, cuda or cuda:N.
-        threads: of torch; None: the cores this process may use.
+        threads: of torch.
+        cache: as of `run`.
         progress: called with (stage, done, total).
     """
     import torch
 
     began = perf_counter()
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or machine.cores())
+    torch.set_num_threads(threads)
     try:
         subjects = [_Subject(trial) for trial in study.trials]
         blocks = study.trials[0].turns
         total = len(subjects) + blocks
         for at, subject in enumerate(subjects):
             progress(f"asking {_name(subject.trial)}", at, total)
-            _meet(subject, drawn, folders, device)
+            _meet(subject, drawn, folders, device=device, cache=cache)
         tokens = subjects[0].facts.pop("usual_tokens", _TOKENS)
         work = Generation(least=tokens, most=tokens)
         for subject in subjects:
@@ -215,50 +225,90 @@ def _draw(trials: Sequence[Trial], corpus: Corpus, settings: Settings) -> Drawn:
     drawn = requests.draw(corpus, first.kind, items=first.items, calibration=calibration, **options)
     if calibration and first.kind == "text" and "joint" in corpus.tables:
         # Words alone would not reach the eyes of a model that has some.
-        seen = requests.draw(corpus, "image_text", items=calibration, **options)
-        return replace(drawn, calibration=(*drawn.calibration, *seen.measured))
+        there = min(calibration, len(corpus.tables["joint"]))
+        measured = {one.group for one in drawn.measured}
+        seen = [
+            one
+            for one in requests.draw(corpus, "image_text", items=there, **options).measured
+            if one.group not in measured
+        ]
+        return replace(drawn, calibration=(*drawn.calibration, *seen))
     return drawn
 
 
 def code_digest() -> str:
     """Return the digest of the modules that shape what is measured."""
     folder = Path(__file__).parent
-    digest = hashlib.sha256()
+    whole = hashlib.sha256()
     for name in (
-        *("assistants", "layers", "measurement", "memory", "models", "normalisation", "pruning"),
-        *("quality", "quantization", "requests", "roles", "services", "slimming", "studies"),
+        *("assistants", "layers", "machine", "measurement", "media", "memory", "models"),
+        *("normalisation", "pruning", "quality", "quantization", "queries", "requests", "roles"),
+        *("services", "slimming", "stats", "studies", "trials"),
     ):
-        digest.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
-    return f"sha256:{digest.hexdigest()}"
+        whole.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _settings_digest(settings: Settings) -> str:
+    """Return the digest of the settings that shape what is asked."""
+    shaping = [settings.system_prompt, settings.languages, settings.data.model_dump(mode="json")]
+    return f"sha256:{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()}"
+
+
+def _device(device: str) -> str:
+    """Return the device, a GPU by its name."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 # --- one configuration ----------------------------------------------------------------------------
 
 
-def _meet(subject: _Subject, drawn: Drawn, folders: Mapping[Role, Path], device: str) -> None:
+def _meet(
+    subject: _Subject,
+    drawn: Drawn,
+    folders: Mapping[Role, Path],
+    *,
+    device: str,
+    cache: Path | None,
+) -> None:
     """Load a configuration, ask it everything once, and judge the answers."""
-    trial = subject.trial
+    trial, facts = subject.trial, subject.facts
     queries = [one.query for one in drawn.measured]
-    calibration = [one.query for one in drawn.calibration]
-    known = -1
-    with _failing(subject):
+    with _failing(subject), tempfile.TemporaryDirectory(prefix="lab-pruned-") as aside:
+        folders = services.prepare(
+            trial,
+            folders,
+            aside=Path(aside),
+            calibration=[one.query for one in drawn.calibration],
+            device=device,
+        )
+        known = -1
         # Once more if libraries were loaded on the way, which is no part of loading a model.
         while known < len(sys.modules):
-            known, subject.service = len(sys.modules), None
-            with memory.watch(device) as peak:
-                begun = perf_counter()
-                service = services.load(trial, folders, calibration=calibration, device=device)
-                loaded = perf_counter()
-                service.ask(queries[:1], batch_size=1, generation=Generation())
-                asked = perf_counter()
-                answers = service.ask(queries, batch_size=trial.batch_size, generation=Generation())
-            subject.service = service
-        subject.facts |= {
-            "load_s": loaded - begun,
-            "first_request_s": asked - loaded,
-            "stored_bytes": service.stored_bytes,
-            "loaded_bytes": service.loaded_bytes,
-            "peak_bytes": peak.taken,
+            known = len(sys.modules)
+            service = subject.service = None  # the one before must not be there as well
+            try:
+                with memory.watch(device) as peak:
+                    service = services.load(trial, folders, device=device, cache=cache)
+                    facts |= {
+                        "load_s": service.load_s,
+                        "stored_bytes": service.stored_bytes,
+                        "loaded_bytes": service.loaded_bytes,
+                    }
+                    begun = perf_counter()
+                    service.ask(queries[:1], batch_size=1, generation=Generation())
+                    facts["first_request_s"] = perf_counter() - begun
+                    answers = service.ask(
+                        queries, batch_size=trial.batch_size, generation=Generation()
+                    )
+            finally:
+                facts["peak_bytes"] = peak.taken
+        subject.service = service
+        facts |= {
             "quality": tuple(map(_judge, drawn.measured, answers)),
             "answers": _digest(answers),
             "usual_tokens": max(1, round(float(np.median([one.tokens_out for one in answers])))),
@@ -289,7 +339,7 @@ class _failing:  # noqa: N801 (used as a function)
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         status: Status | None = None
-        if isinstance(error, MemoryError) or _is_out_of_memory(error):
+        if memory.ran_out(error):
             status = "out_of_memory"
         elif isinstance(error, LabError):
             status = "invalid"
@@ -301,15 +351,6 @@ class _failing:  # noqa: N801 (used as a function)
         self._subject.status, self._subject.problem = status, words[0]
         self._subject.service = None
         return True
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    # A CPU's allocator only says so in words.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 # --- timing ---------------------------------------------------------------------------------------
@@ -380,14 +421,14 @@ def _time(
         tokens += sum(one.tokens_out for one in answers)
         return [not one.error for one in answers]
 
-    some = _of_block(asked, number, trial.batch_size, blocks)
     before = measurement.look()
     if trial.rate is None:
+        some = _of_block(asked, number, trial.batch_size, blocks)
         block = measurement.closed_loop(ask, some, batch_size=trial.batch_size, number=number)
     else:
         block = measurement.open_loop(
             ask,
-            some,
+            asked,  # all of them: a queue needs time to build up
             rate=trial.rate,
             batch_size=trial.batch_size,
             seed=trial.seed + number,
@@ -400,7 +441,8 @@ def _time(
 def _of_block(asked: Sequence[Request], number: int, batch_size: int, blocks: int) -> list[Request]:
     """Return a block's share of the requests, filled up with further ones to whole batches.
 
-    The shares are the same for every configuration of one batch size, and each request is in one.
+    The shares are the same for every configuration of one batch size. Each request is in one, or in
+    more where blocks are many or batches large.
     """
     share = math.ceil(len(asked) / blocks)
     count = math.ceil(share / batch_size) * batch_size

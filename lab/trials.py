@@ -129,16 +129,27 @@ class Setting:
         data: fingerprint of the tenant's corpus.
         models: digest of each role that takes part.
         code: digest of the lab's own code that measures.
-        hardware: class of the machine; figures of two classes are never pooled.
+        hardware: class of the machine, device and threads; figures of two classes are never pooled.
+        software: versions of the libraries.
+        settings: digest of those of the tenant that shape what is asked.
+        partner: digest of the trial that this one is timed beside, see `TrialResult.baseline`.
     """
 
     data: str
     models: Mapping[str, str]
     code: str
     hardware: str
+    software: str = ""
+    settings: str = ""
+    partner: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", dict(self.models))
+
+
+def digest(trial: Trial) -> str:
+    """Return ``sha256:...`` of what is asked for alone, wherever it is measured."""
+    return f"sha256:{hashlib.sha256(_canonical(_chosen(trial)).encode()).hexdigest()}"
 
 
 def key(trial: Trial, setting: Setting) -> str:

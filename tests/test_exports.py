@@ -15,7 +15,15 @@ from lab import exports
 from lab.errors import LedgerError, MissingError, UsageError
 from lab.trials import Block, Quality, Runtime, Setting, Trial, TrialResult, key
 
-SETTING = Setting(data="sha256:aa", models={"vlm": "sha256:bb"}, code="1", hardware="cpu")
+SETTING = Setting(
+    data="sha256:aa",
+    models={"vlm": "sha256:bb"},
+    code="1",
+    hardware="cpu",
+    software="torch 2",
+    settings="sha256:dd",
+    partner="sha256:ee",
+)
 OLD = b"what was there"
 
 
@@ -107,6 +115,9 @@ def test_a_row_by_hand(path):
         "data": "sha256:aa",
         "code": "1",
         "hardware": "cpu",
+        "software": "torch 2",
+        "settings": "sha256:dd",
+        "partner": "sha256:ee",
         "answers": "sha256:cc",
         "models": '{"vlm": "sha256:bb"}',
         "environment": '{"threads": 1, "说": ["=1+1", null]}',

@@ -22,8 +22,9 @@ QUERIES = [
 SHORT = Generation(most=12)
 
 
-def load(trial=TRIAL, **more):
-    return services.load(trial, FOLDERS, **more)
+def load(trial=TRIAL, aside=None, **more):
+    folders = services.prepare(trial, FOLDERS, aside=aside, **more)
+    return services.load(trial, folders)
 
 
 def zeros(service):
@@ -53,17 +54,19 @@ def test_it_takes_what_the_trial_says():
 
 
 @pytest.mark.parametrize("method", ["l1", "wanda"])
-def test_pruned_weights_are_zero(method):
+def test_pruned_weights_are_zero(method, tmp_path):
     trial = replace(TRIAL, pruning=method, sparsity=0.3)
     seen = [Query(text=QUERIES[0].text, image=lessons.picture(0, part="train").draw())]
-    service = load(trial, calibration=[*QUERIES, *seen])
+    service = load(trial, tmp_path, calibration=[*QUERIES, *seen])
     assert zeros(service) == pytest.approx(0.3, abs=0.01)
     assert all(one.text for one in service.ask(QUERIES, batch_size=4, generation=SHORT))
 
 
-def test_pruned_then_quantized_is_quantized_and_not_the_same_as_quantized_alone():
+def test_pruned_then_quantized_is_quantized_and_not_the_same_as_quantized_alone(tmp_path):
     runtime = Runtime("bfloat16")
-    both = load(replace(TRIAL, pruning="l1", sparsity=0.6, quantization="nf4", runtime=runtime))
+    both = load(
+        replace(TRIAL, pruning="l1", sparsity=0.6, quantization="nf4", runtime=runtime), tmp_path
+    )
     alone = load(replace(TRIAL, quantization="nf4", runtime=runtime))
     assert both.loaded_bytes == alone.loaded_bytes
     answers = [one.ask(QUERIES, batch_size=4, generation=SHORT) for one in (both, alone)]
@@ -71,14 +74,15 @@ def test_pruned_then_quantized_is_quantized_and_not_the_same_as_quantized_alone(
 
 
 @pytest.mark.parametrize("method", ["none", "nf4"])
-def test_slimmed_weights_are_gone(method):
+def test_slimmed_weights_are_gone(method, tmp_path):
     runtime = Runtime("bfloat16")
     whole = load(replace(TRIAL, quantization=method, runtime=runtime))
     trial = replace(
         TRIAL, pruning="structured", sparsity=0.25, quantization=method, runtime=runtime
     )
     seen = [Query(text=QUERIES[0].text, image=lessons.picture(0, part="train").draw())]
-    slim = load(trial, calibration=[*QUERIES, *seen])
+    slim = load(trial, tmp_path, calibration=[*QUERIES, *seen])
+    assert slim.stored_bytes < whole.stored_bytes
     assert slim.loaded_bytes < whole.loaded_bytes
     llama = slim.models["vlm"].engine.module.config.text_config
     assert llama.intermediate_size == 576  # of 768
@@ -86,9 +90,9 @@ def test_slimmed_weights_are_gone(method):
 
 
 @pytest.mark.parametrize("method", ["wanda", "structured"])
-def test_a_part_that_no_calibration_reaches_is_told(method):
+def test_a_part_that_no_calibration_reaches_is_told(method, tmp_path):
     with pytest.raises(ParameterError, match="norm"):
-        load(replace(TRIAL, pruning=method, sparsity=0.3), calibration=QUERIES)
+        load(replace(TRIAL, pruning=method, sparsity=0.3), tmp_path, calibration=QUERIES)
 
 
 def test_a_role_that_is_missing_is_named():
@@ -96,13 +100,7 @@ def test_a_role_that_is_missing_is_named():
         load(replace(TRIAL, kind="speech"))
 
 
-@pytest.mark.parametrize(
-    ("name", "trial"),
-    [
-        ("runtime.compiled", replace(TRIAL, runtime=Runtime(compiled=True))),
-        ("runtime.static_cache", replace(TRIAL, runtime=Runtime(static_cache=True))),
-    ],
-)
-def test_what_a_service_cannot_be_given_is_told(name, trial):
-    with pytest.raises(ParameterError, match=f"cannot be given {name} yet"):
-        load(trial)
+@pytest.mark.parametrize("name", ["compiled", "static_cache"])
+def test_a_runtime_that_there_is_not_is_told(name):
+    with pytest.raises(ParameterError, match=f"runtime.{name} must be false, got True; it is not"):
+        load(replace(TRIAL, runtime=Runtime(**{name: True})))

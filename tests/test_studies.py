@@ -167,10 +167,32 @@ def test_words_and_pictures_are_listened_to(tenant, ledger, method, monkeypatch)
     assert (results[1].loaded_bytes < results[0].loaded_bytes) == (method == "structured")
 
 
-def test_another_checkpoint_is_another_result(tenant, ledger):
+def test_whatever_decides_the_outcome_makes_another_result(tenant, ledger, monkeypatch):
     run(tenant, ledger, QUICK_ONE)
-    _, told = run(tenant, ledger, QUICK_ONE, digests={"vlm": "sha256:other"})
-    assert told
+    other = {
+        "digests": {"vlm": "sha256:other"},
+        "threads": 2,
+        "settings": tenant["settings"].model_copy(update={"system_prompt": "Be brief."}),
+    }
+    measured = []
+    monkeypatch.setattr(studies, "measure", lambda study, *_, **more: measured.append(more) or [])
+    for name, value in other.items():
+        with pytest.raises(KeyError):  # nothing was measured, so nothing is found
+            run(
+                {**tenant, **({name: value} if name == "settings" else {})},
+                ledger,
+                QUICK_ONE,
+                **({} if name == "settings" else {name: value}),
+            )
+    assert len(measured) == len(other)
+
+
+def test_a_result_is_for_the_baseline_it_was_measured_with(tenant, ledger):
+    first, _ = run(tenant, ledger, QUICK, QUICK_ONE)
+    second, _ = run(tenant, ledger, QUICK_ONE, QUICK)
+    assert first[1].key != second[0].key
+    assert second[1].baseline == second[0].blocks
+    assert second[0].baseline != second[1].blocks
 
 
 def test_who_cannot_be_measured_is_a_result_and_holds_up_nobody(tenant, ledger):
@@ -203,15 +225,35 @@ def test_running_out_of_memory_is_an_answer(tenant, ledger, monkeypatch, error, 
     results, _ = run(tenant, ledger, QUICK_ONE, QUICK)
     assert [one.status for one in results] == ["ok", status]
     assert results[1].problem == str(error).splitlines()[0]
-    assert results[1].load_s is None or results[1].load_s > 0
+    # It was loaded all the same, and that is known.
+    assert results[1].load_s > 0
+    assert results[1].loaded_bytes == results[0].loaded_bytes
+    assert results[1].peak_bytes > 0
+    assert not results[1].blocks
+
+
+def test_running_out_of_memory_while_loading_is_the_same_answer(tenant, ledger, monkeypatch):
+    from transformers import LlavaForConditionalGeneration
+
+    once = LlavaForConditionalGeneration.from_pretrained
+
+    def fail(*words, **options):
+        if options["dtype"] == "bfloat16":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return once(*words, **options)
+
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", fail)
+    results, _ = run(tenant, ledger, QUICK_ONE, QUICK_SMALL)
+    assert [one.status for one in results] == ["ok", "out_of_memory"]
 
 
 def test_a_defect_of_the_lab_is_no_result(tenant, ledger, monkeypatch):
     monkeypatch.setattr(services.Service, "ask", lambda *_, **__: 1 / 0)
+    before = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
-        run(tenant, ledger, QUICK)
+        run(tenant, ledger, QUICK, threads=before + 1)
     assert not ledger.of_tenant("medical")
-    assert torch.get_num_threads() >= 1
+    assert torch.get_num_threads() == before
 
 
 def test_a_disturbed_block_is_measured_again_and_kept(tenant, ledger, monkeypatch):
@@ -241,7 +283,7 @@ def test_every_request_is_timed_and_every_batch_is_full(items, blocks, size):
 def test_a_study_is_about_one_thing():
     with pytest.raises(ParameterError, match="must have a trial"):
         Study(())
-    with pytest.raises(ParameterError, match="must differ"):
+    with pytest.raises(ParameterError, match="must differ, got 'float32, batch 2 twice'"):
         Study((BASE, BASE))
     with pytest.raises(ParameterError, match="the same items, got '6, 7'"):
         Study((BASE, replace(SMALL, items=7)))

@@ -139,7 +139,7 @@ def test_every_field_of_a_trial_is_tried():
     assert {one.name for one in fields(Trial)} == {*OTHER, "pruning", "sparsity"}
 
 
-@pytest.mark.parametrize("name", ["data", "code", "hardware"])
+@pytest.mark.parametrize("name", ["data", "code", "hardware", "software", "settings", "partner"])
 def test_another_setting_makes_another_key(name):
     assert key(TRIAL, replace(SETTING, **{name: "other"})) != key(TRIAL, SETTING)
     models = dict(SETTING.models) | {"vlm": "sha256:dd"}
