@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -249,11 +250,12 @@ def test_running_out_of_memory_while_loading_is_the_same_answer(tenant, ledger, 
 
 def test_a_defect_of_the_lab_is_no_result(tenant, ledger, monkeypatch):
     monkeypatch.setattr(services.Service, "ask", lambda *_, **__: 1 / 0)
-    before = torch.get_num_threads()
+    before, parallel = torch.get_num_threads(), os.environ.get("TOKENIZERS_PARALLELISM")
     with pytest.raises(ZeroDivisionError):
         run(tenant, ledger, QUICK, threads=before + 1)
     assert not ledger.of_tenant("medical")
     assert torch.get_num_threads() == before
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == parallel
 
 
 def test_a_disturbed_block_is_measured_again_and_kept(tenant, ledger, monkeypatch):
