@@ -5,6 +5,7 @@ Owns that choice, so that pruning and quantization mean the same layers. Knows o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lab.errors import ModelError, message
@@ -24,14 +25,9 @@ def linear(module: torch.nn.Module) -> dict[str, torch.nn.Linear]:
 
     Raises: ModelError if a layer is quantized already, or there is none.
     """
-    import torch
-
-    unseen = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
     words = _words(module)
     found = {}
-    for name, layer in module.named_modules():
-        if not isinstance(layer, torch.nn.Linear) or isinstance(layer, unseen):
-            continue
+    for name, layer in _linear(module):
         if any(layer.weight is one for one in words):
             continue
         if _is_quantized(layer):
@@ -53,14 +49,17 @@ def linear(module: torch.nn.Module) -> dict[str, torch.nn.Linear]:
 
 def is_quantized(module: torch.nn.Module) -> bool:
     """Tell whether a linear layer of a model is quantized, by whichever library."""
+    return any(_is_quantized(layer) for _, layer in _linear(module))
+
+
+def _linear(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Linear]]:
+    """Yield name and layer of all that others can multiply with."""
     import torch
 
     unseen = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
-    return any(
-        _is_quantized(layer)
-        for layer in module.modules()
-        if isinstance(layer, torch.nn.Linear) and not isinstance(layer, unseen)
-    )
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.nn.Linear) and not isinstance(layer, unseen):
+            yield name, layer
 
 
 def _is_quantized(layer: torch.nn.Linear) -> bool:

@@ -6,7 +6,7 @@ nothing of time, of what is asked, or of how good an answer is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,22 +163,19 @@ def _prune(service: Service, trial: Trial, calibration: Sequence[Query]) -> None
 
 def _norms(service: Service, calibration: Sequence[Query]) -> dict[Role, Mapping]:
     """Return the norms of each model's inputs while the service answers, one query at a time."""
+    import torch
 
     def answer() -> None:
         for query in calibration:
             service.ask([query], batch_size=1, generation=Generation())
 
-    found: dict[Role, Mapping] = {}
-
-    def nested(roles: Sequence[Role]) -> Callable[[], object]:
-        if not roles:
-            return answer
-        first, *rest = roles
-
-        def run() -> None:
-            found[first] = pruning.input_norms(service.models[first].engine.module, nested(rest))
-
-        return run
-
-    nested(list(service.models))()
-    return found
+    together = {role: model.engine.module for role, model in service.models.items()}
+    norms = pruning.input_norms(torch.nn.ModuleDict(together), answer)
+    return {
+        role: {
+            name.removeprefix(f"{role}."): norm
+            for name, norm in norms.items()
+            if name.startswith(f"{role}.")
+        }
+        for role in together
+    }

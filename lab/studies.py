@@ -347,29 +347,18 @@ def _digest(answers: Sequence[Answer]) -> str:
     return f"sha256:{hashlib.sha256(words.encode()).hexdigest()}"
 
 
-class _failing:  # noqa: N801 (used as a function)
+@contextmanager
+def _failing(subject: _Subject) -> Iterator[None]:
     """Turn what a configuration may fail of into its status; everything else is a defect."""
-
-    def __init__(self, subject: _Subject) -> None:
-        self._subject = subject
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        status: Status | None = None
+    try:
+        yield
+    except (MemoryError, LabError, RuntimeError) as error:  # also a kernel that is not there
         if memory.ran_out(error):
-            status = "out_of_memory"
-        elif isinstance(error, LabError):
-            status = "invalid"
-        elif isinstance(error, RuntimeError | NotImplementedError):  # a kernel that is not there
-            status = "error"
-        if status is None:
-            return False
+            subject.status = "out_of_memory"
+        else:
+            subject.status = "invalid" if isinstance(error, LabError) else "error"
         words = str(error).strip().splitlines() or [type(error).__name__]
-        self._subject.status, self._subject.problem = status, words[0]
-        self._subject.service = None
-        return True
+        subject.problem, subject.service = words[0], None
 
 
 # --- timing ---------------------------------------------------------------------------------------

@@ -149,13 +149,12 @@ class Setting:
 
 def digest(trial: Trial) -> str:
     """Return ``sha256:...`` of what is asked for alone, wherever it is measured."""
-    return f"sha256:{hashlib.sha256(_canonical(_chosen(trial)).encode()).hexdigest()}"
+    return _hashed(_chosen(trial))
 
 
 def key(trial: Trial, setting: Setting) -> str:
     """Return ``sha256:...``: the same for the same trial in the same setting, in every process."""
-    parts = {"trial": _chosen(trial), "setting": _chosen(setting)}
-    return f"sha256:{hashlib.sha256(_canonical(parts).encode()).hexdigest()}"
+    return _hashed({"trial": _chosen(trial), "setting": _chosen(setting)})
 
 
 @dataclass(frozen=True)
@@ -340,6 +339,10 @@ def _number(value: object, name: str) -> float | None:
     except (TypeError, ValueError):
         pass
     raise ParameterError(message(f"{name} must be a number", got=value))
+
+
+def _hashed(value: object) -> str:
+    return f"sha256:{hashlib.sha256(_canonical(value).encode()).hexdigest()}"
 
 
 def _canonical(value: object) -> str:

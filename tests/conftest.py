@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import psutil
@@ -121,31 +122,15 @@ def processes_of(project: Path) -> list[psutil.Process]:
 @pytest.fixture(scope="session")
 def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped params and notebooks with a small demo corpus, defects planted, made once."""
-    shared = _shared(tmp_path_factory) / "demo-project"
-    with FileLock(f"{shared}.lock"):
-        if not (shared / "data" / "medical").is_dir():
-            copy_project(shared)
-            recipe = synthesis.Recipe(
-                tenant="medical",
-                scale=Scale(faq=240, images=40, speech=40, joint=10),
-                seed=1,
-                defect_share=0.1,
-            )
-            synthesis.make(recipe, shared / "data" / "medical", jobs=1)
-    return shared
+    scale = Scale(faq=240, images=40, speech=40, joint=10)
+    return _made_once(tmp_path_factory, "demo-project", scale, defect_share=0.1)
 
 
 @pytest.fixture(scope="session")
 def sound_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped params with a small demo corpus without a defect, made once."""
-    shared = _shared(tmp_path_factory) / "sound-project"
-    with FileLock(f"{shared}.lock"):
-        if not (shared / "data" / "medical").is_dir():
-            copy_project(shared)
-            scale = Scale(faq=120, images=12, speech=24, joint=9)
-            recipe = synthesis.Recipe(tenant="medical", scale=scale, seed=1)
-            synthesis.make(recipe, shared / "data" / "medical", jobs=1)
-    return shared
+    scale = Scale(faq=120, images=12, speech=24, joint=9)
+    return _made_once(tmp_path_factory, "sound-project", scale, defect_share=0.0)
 
 
 @pytest.fixture
@@ -158,10 +143,20 @@ def fresh_project(demo_project: Path, tmp_path: Path) -> Path:
     return tmp_path / "demo"
 
 
-def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder that the processes of this run have in common, and no other run has."""
+def _made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, scale: Scale, *, defect_share: float
+) -> Path:
+    """Return a project that the processes of this run have in common, and no other run has."""
     base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "data" / "medical").is_dir():
+            copy_project(shared)
+            recipe = synthesis.Recipe(
+                tenant="medical", scale=scale, seed=1, defect_share=defect_share
+            )
+            synthesis.make(recipe, shared / "data" / "medical", jobs=1)
+    return shared
 
 
 def copy_project(folder: Path) -> None:
@@ -170,6 +165,25 @@ def copy_project(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=NO_WEIGHTS)
     shutil.copy(ROOT / "constraints.txt", folder)
     (folder / "reports").mkdir()
+
+
+def small_llama() -> Any:
+    """Return an untrained Llama of two layers whose words are tied."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        )
+    ).eval()
 
 
 def require_browser() -> str:

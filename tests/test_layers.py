@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import small_llama
 
 from lab.errors import ModelError
 from lab.layers import is_quantized, linear
-
-
-def small_llama():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=50,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            tie_word_embeddings=True,
-        )
-    ).eval()
 
 
 def test_words_are_left_alone_inside_another_model_too():

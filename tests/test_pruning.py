@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import small_llama
 from torch.nn.utils import prune as theirs
 
 from lab.errors import ParameterError, ShapeError
@@ -72,23 +73,6 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 # --- a model --------------------------------------------------------------------------------------
-
-
-def small_llama():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=50,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            tie_word_embeddings=True,
-        )
-    ).eval()
 
 
 def ask(model, seed=0):
