@@ -24,8 +24,8 @@ from typing import IO, Any, Literal
 import psutil
 from filelock import FileLock, Timeout
 
-from lab import corpus, machine, params, runs
-from lab.errors import LabError, UsageError, message
+from lab import checkpoints, corpus, machine, params, runs, suites
+from lab.errors import LabError, MissingError, UsageError, message
 from lab.worker import Failure, Job
 
 Status = Literal["ok", "failed", "reused", "interrupted"]
@@ -420,7 +420,21 @@ def reproduce(tenant: str, notebook: str, profile: str, overrides: Sequence[str]
 
 def _parts(task: _Task) -> dict[str, str]:
     data = corpus.fingerprint(task.resolved.data_folder, cache=task.resolved.tenant.cache)
-    return runs.key_parts(task.resolved, task.notebook, data=data)
+    return runs.key_parts(task.resolved, task.notebook, data=data, models=_models(task.resolved))
+
+
+def _models(resolved: params.Resolved) -> dict[str, str]:
+    """Return the digest of each role's checkpoint that is on this machine.
+
+    One that is not there is left out: the notebooks that need it will say so.
+    """
+    root, name = resolved.tenant.root, resolved.settings.suite
+    found = {}
+    for role, source in (suites.load(name, root=root).sources if name else {}).items():
+        with suppress(MissingError):
+            if folder := suites.cached(source, root=root):
+                found[role] = checkpoints.digest(folder, cache=suites.digest_cache(root))
+    return found
 
 
 def _last_words(process: _Process) -> str:

@@ -18,9 +18,15 @@ _RESET_PEAK = "5"  # of proc(5), clear_refs
 
 @dataclass
 class Peak:
-    """The most bytes held at once beyond those held before; None until known, or if not told."""
+    """Bytes held beyond those held before; None until known, or if the system does not tell.
+
+    Attributes:
+        taken: the most at once.
+        kept: when it was over.
+    """
 
     taken: int | None = None
+    kept: int | None = None
 
 
 @contextmanager
@@ -42,8 +48,9 @@ def watch(device: str = "cpu", *, proc: Path = Path("/proc/self")) -> Iterator[P
         yield peak
     finally:
         highest = _highest_on_gpu(device) if on_gpu else _read(proc, "VmHWM")
-        if before is not None and highest is not None:
-            peak.taken = max(0, highest - before)
+        after = _held_on_gpu(device) if on_gpu else _held(proc)
+        if None not in (before, highest, after):
+            peak.taken, peak.kept = max(0, highest - before), max(0, after - before)
 
 
 def ran_out(error: BaseException | None) -> bool:
@@ -61,11 +68,20 @@ def ran_out(error: BaseException | None) -> bool:
 
 
 def _start(proc: Path) -> int | None:
+    held = _held(proc)
+    try:
+        (proc / "clear_refs").write_text(_RESET_PEAK)
+    except OSError:  # another system, or one that does not allow it
+        return None
+    return held
+
+
+def _held(proc: Path) -> int | None:
+    """Return the resident memory, once what is free was given back."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        (proc / "clear_refs").write_text(_RESET_PEAK)
-    except (OSError, AttributeError):  # another system, or one that does not allow it
+    except AttributeError:  # another system
         return None
     return _read(proc, "VmRSS")
 
@@ -83,9 +99,16 @@ def _read(proc: Path, name: str) -> int | None:
 def _start_on_gpu(device: str) -> int:
     import torch
 
-    gc.collect()
     torch.cuda.init()  # before it there are no figures to reset
+    held = _held_on_gpu(device)
     torch.cuda.reset_peak_memory_stats(device)
+    return held
+
+
+def _held_on_gpu(device: str) -> int:
+    import torch
+
+    gc.collect()
     return torch.cuda.memory_allocated(device)
 
 

@@ -99,6 +99,7 @@ class Slo(_Section):
     error_rate: LimitField
     consistency: LimitField
     isolation: LimitField
+    quality_delta: LimitField
 
 
 class DataSettings(_Section):

@@ -45,6 +45,13 @@ _FAMILIES = ("DejaVu Sans", "Noto Sans CJK JP")  # in this order, glyph by glyph
 _WIDTH = 9.0  # inches
 _MOST_BARS = 44  # per language; above, the largest and the smallest are shown
 _LONGEST_NAME = 32  # columns of a class's name that fit beside a bar; a CJK character takes two
+# Mark and colour of a verdict about speed.
+_SPEEDS: Mapping[str, tuple[str, str]] = {
+    "faster": ("^", "#009E73"),
+    "slower": ("v", "#D55E00"),
+    "insufficient": ("o", OTHER),
+    "baseline": ("|", "black"),
+}
 _SILENCE_DBFS = -100.0  # where a recording of zeros is drawn
 
 _P = ParamSpec("_P")
@@ -335,6 +342,117 @@ def audio(facts: pd.DataFrame, *, title: str = "Recordings") -> Figure:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     figure.suptitle(f"{title}, n = {_count(len(facts))}")
+    return figure
+
+
+@_styled
+def speeds(rows: pd.DataFrame, *, floors: Mapping[str, float], title: str = "Speed") -> Figure:
+    """Draw how many times as fast each configuration is as its study's baseline.
+
+    Args:
+        rows: study, configuration, times as fast, low, high, speed (the verdict); one per
+            configuration. The baseline has a verdict of its own name and stands at 1.
+        floors: study -> share by which two can be told apart; drawn as a band around 1.
+        title: stands above.
+    """
+    studies = list(dict.fromkeys(rows["study"]))
+    most = max((sum(rows["study"] == one) for one in studies), default=0)
+    figure = Figure(figsize=(_WIDTH, 1.4 + 0.32 * most))
+    if not studies:
+        return _nothing(figure, title)
+    panels = figure.subplots(1, len(studies), squeeze=False, sharex=True)[0]
+    for axis, study in zip(panels, studies, strict=True):
+        part, floor = rows[rows["study"] == study], floors.get(study, math.inf)
+        if math.isfinite(floor):
+            axis.axvspan(1 / (1 + floor), 1 + floor, color=QUIET, zorder=0)
+        axis.axvline(1, color=OTHER, linewidth=1)
+        for place, (value, low, high, verdict) in enumerate(
+            part[["times as fast", "low", "high", "speed"]].itertuples(index=False)
+        ):
+            value, low, high = (1, 1, 1) if verdict == "baseline" else (value, low, high)
+            mark, colour = _SPEEDS.get(verdict, _SPEEDS["insufficient"])
+            ends = [[max(0, value - low)], [max(0, min(high, 10 * value) - value)]]
+            axis.errorbar(value, place, xerr=ends, fmt=mark, color=colour, capsize=3, markersize=6)
+        axis.set_yticks(range(len(part)), part["configuration"])
+        axis.set_ylim(len(part) - 0.5, -0.5)
+        axis.grid(visible=False, axis="y")
+        axis.set_xlabel("times as fast as the baseline")
+        noise = f"noise ±{floor:.0%}" if math.isfinite(floor) else "noise unknown"
+        axis.set_title(f"{study}: {noise}")
+    figure.suptitle(f"{title}: ▲ faster, ▼ slower, ● not told apart")
+    return figure
+
+
+@_styled
+def changes(rows: pd.DataFrame, *, least: float, title: str = "Change of quality") -> Figure:
+    """Draw how quality changes in each language, with intervals and what is tolerated.
+
+    Args:
+        rows: study, configuration, language, change, low, high, n.
+        least: change from which on it is tolerated, such as -0.02.
+        title: stands above.
+    """
+    studies = list(dict.fromkeys(rows["study"]))
+    names = {
+        one: list(dict.fromkeys(rows["configuration"][rows["study"] == one])) for one in studies
+    }
+    most = max(map(len, names.values()), default=0)
+    figure = Figure(figsize=(_WIDTH, 1.5 + 0.5 * most))
+    if not studies:
+        return _nothing(figure, title)
+    panels = figure.subplots(1, len(studies), squeeze=False, sharex=True)[0]
+    for axis, study in zip(panels, studies, strict=True):
+        part = rows[rows["study"] == study]
+        axis.axvline(0, color=OTHER, linewidth=1)
+        axis.axvline(least, color="black", linewidth=1, linestyle="--")
+        languages = _languages(part["language"])
+        for number, language in enumerate(languages):
+            own = part[part["language"] == language]
+            at = [names[study].index(one) for one in own["configuration"]]
+            shift = 0.2 * (number - (len(languages) - 1) / 2)
+            middle = own["change"].to_numpy(dtype=float)
+            ends = [middle - own["low"].to_numpy(), own["high"].to_numpy() - middle]
+            axis.errorbar(
+                middle,
+                np.array(at) + shift,
+                xerr=np.clip(np.nan_to_num(np.array(ends)), 0, None),
+                fmt=MARKS.get(language, "D"),
+                color=COLOURS.get(language, OTHER),
+                capsize=2,
+                markersize=5,
+                label=f"{_name(language)}, n = {_count(own['n'].max())}",
+            )
+        axis.set_yticks(range(len(names[study])), names[study])
+        axis.set_ylim(len(names[study]) - 0.5, -0.5)
+        axis.grid(visible=False, axis="y")
+        axis.set_xlabel("change against the baseline (right is better)")
+        axis.set_title(study)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.suptitle(f"{title}: dashed is what is tolerated ({least:+.3g})")
+    return figure
+
+
+@_styled
+def sizes(rows: pd.DataFrame, *, title: str = "Bytes of the weights") -> Figure:
+    """Draw what weights take beside what their bits alone would.
+
+    Args:
+        rows: query, configuration, model (MB), in theory (MB).
+        title: stands above.
+    """
+    figure = Figure(figsize=(_WIDTH, 1.4 + 0.42 * max(1, len(rows))))
+    if rows.empty:
+        return _nothing(figure, title)
+    axis, at = figure.subplots(), np.arange(len(rows))
+    axis.barh(at - 0.2, rows["model (MB)"], height=0.38, color="#0072B2", label="measured")
+    axis.barh(at + 0.2, rows["in theory (MB)"], height=0.38, color=OTHER, label="bits alone")
+    axis.set_yticks(at, rows["query"] + ": " + rows["configuration"])
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel("MB in memory")
+    axis.set_title(title)
+    _legend_beside(axis)
     return figure
 
 

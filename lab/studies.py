@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lab import machine, measurement, memory, quality, requests, services
+from lab import machine, measurement, memory, quality, quantization, requests, services
 from lab.errors import LabError, ParameterError, message
+from lab.memory import Peak
 from lab.queries import Answer, Generation
 from lab.requests import Drawn, Request
 from lab.roles import Role
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 CALIBRATION = 16  # queries that a pruning method listens to
 _WARM_UP = 8  # calls at most
 _TIMES = 2  # that a disturbed block is measured, at most
+_OF_LOADING = ("load_s", "stored_bytes", "loaded_bytes", "first_request_s")
+_LOOKED_AT = 2  # tokens written while it is looked what does the work
 _AGAIN = "again"  # the baseline's second part, as if it were another configuration
 _TOKENS = 16  # written while timing, if the baseline has no answer to go by
 Progress = Callable[[str, int, int], None]
@@ -50,7 +53,8 @@ class Study:
 
     Attributes:
         trials: the first is the baseline; all have the same tenant, kind, suite, items, seed and
-            turns. They are in memory together.
+            turns. They are in memory together; those that differ only in batch size or load share
+            their models.
     Raises: ParameterError if they are not about the same, or one is there twice.
     """
 
@@ -62,7 +66,7 @@ class Study:
         twice = [one for at, one in enumerate(self.trials) if one in self.trials[:at]]
         if twice:
             rule = "trials of a study must differ"
-            raise ParameterError(message(rule, got=f"{_name(twice[0])} twice"))
+            raise ParameterError(message(rule, got=f"{twice[0]} twice"))
         for name in ("tenant", "kind", "suite", "items", "seed", "turns"):
             values = sorted({getattr(one, name) for one in self.trials}, key=str)
             if len(values) > 1:
@@ -79,6 +83,8 @@ class _Subject:
     status: Status = "ok"
     problem: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    loading: Peak = field(default_factory=Peak)
+    answers: list[Answer] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
     again: list[Block] = field(default_factory=list)
@@ -177,23 +183,26 @@ def measure(
         blocks = study.trials[0].turns
         total = len(subjects) + blocks
         for at, subject in enumerate(subjects):
-            progress(f"asking {_name(subject.trial)}", at, total)
-            _meet(subject, drawn, folders, device=device, cache=cache)
+            progress(f"asking {subject.trial}", at, total)
+            _meet(subject, subjects[:at], drawn, folders, device=device, cache=cache)
+            _judge(subject, drawn, subjects[0].answers)
         tokens = subjects[0].facts.pop("usual_tokens", _TOKENS)
         work = Generation(least=tokens, most=tokens)
         for subject in subjects:
             subject.facts.pop("usual_tokens", None)
-            _warm(subject, drawn.measured, work)
+            _warm(subject, drawn.measured, work, device=device)
         for number, order in enumerate(_order(subjects, study)):
             progress("timing", len(subjects) + number, total)
             _take_turns(number, order, drawn.measured, work, blocks)
         progress("timing", total, total)
+    took = perf_counter() - began
     environment = {
         "device": device,
         "threads": threads,
         "tokens_while_timing": tokens,
         "versions": machine.versions(),
-        "study_s": perf_counter() - began,
+        "study_s": took,
+        "measuring_s": took - sum(one.environment.get("loading_s", 0.0) for one in subjects),
     }
     baseline = subjects[0]
     return [
@@ -288,16 +297,64 @@ def _device(device: str) -> str:
 
 def _meet(
     subject: _Subject,
+    earlier: Sequence[_Subject],
     drawn: Drawn,
     folders: Mapping[Role, Path],
     *,
     device: str,
     cache: Path | None,
 ) -> None:
-    """Load a configuration, ask it everything once, and judge the answers."""
+    """Load a configuration, or take the models of an earlier one, and ask it everything once."""
     trial, facts = subject.trial, subject.facts
-    queries = [one.query for one in drawn.measured]
-    with _failing(subject), tempfile.TemporaryDirectory(prefix="lab-pruned-") as aside:
+    with _failing(subject):
+        twin = _twin(trial, earlier)
+        if twin is None:
+            begun = perf_counter()
+            try:
+                _load(subject, drawn, folders, device=device, cache=cache)
+            finally:
+                subject.environment["loading_s"] = perf_counter() - begun
+        else:
+            subject.service, subject.loading = twin.service, twin.loading
+            facts |= {name: twin.facts[name] for name in _OF_LOADING}
+        queries = [one.query for one in drawn.measured]
+        try:
+            with memory.watch(device) as asking:
+                subject.answers = subject.service.ask(
+                    queries, batch_size=trial.batch_size, generation=Generation()
+                )
+        finally:
+            facts["peak_bytes"] = _highest(subject.loading, asking, facts["loaded_bytes"])
+        usual = float(np.median([one.tokens_out for one in subject.answers]))
+        facts |= {"answers": _digest(subject.answers), "usual_tokens": max(1, round(usual))}
+
+
+def _twin(trial: Trial, earlier: Sequence[_Subject]) -> _Subject | None:
+    """Return an earlier configuration with the same models in memory, if there is one.
+
+    Raises: MemoryError if the same ran out of memory at a batch that is no larger.
+    """
+    for one in earlier:
+        if replace(one.trial, batch_size=trial.batch_size, rate=trial.rate) != trial:
+            continue
+        if one.status == "out_of_memory" and one.trial.batch_size <= trial.batch_size:
+            raise MemoryError(f"it ran out of memory at batch {one.trial.batch_size}")
+        if one.service is not None:
+            return one
+    return None
+
+
+def _load(
+    subject: _Subject,
+    drawn: Drawn,
+    folders: Mapping[Role, Path],
+    *,
+    device: str,
+    cache: Path | None,
+) -> None:
+    """Load a configuration's models, pruned and quantized, and ask them one thing."""
+    trial, facts = subject.trial, subject.facts
+    with tempfile.TemporaryDirectory(prefix="lab-pruned-") as aside:
         folders = services.prepare(
             trial,
             folders,
@@ -311,7 +368,7 @@ def _meet(
             known = len(sys.modules)
             service = subject.service = None  # the one before must not be there as well
             try:
-                with memory.watch(device) as peak:
+                with memory.watch(device) as subject.loading:
                     service = services.load(trial, folders, device=device, cache=cache)
                     facts |= {
                         "load_s": service.load_s,
@@ -319,27 +376,39 @@ def _meet(
                         "loaded_bytes": service.loaded_bytes,
                     }
                     begun = perf_counter()
-                    service.ask(queries[:1], batch_size=1, generation=Generation())
+                    service.ask([drawn.measured[0].query], batch_size=1, generation=Generation())
                     facts["first_request_s"] = perf_counter() - begun
-                    answers = service.ask(
-                        queries, batch_size=trial.batch_size, generation=Generation()
-                    )
             finally:
-                facts["peak_bytes"] = peak.taken
+                facts["peak_bytes"] = subject.loading.taken
         subject.service = service
-        facts |= {
-            "quality": tuple(map(_judge, drawn.measured, answers)),
-            "answers": _digest(answers),
-            "usual_tokens": max(1, round(float(np.median([one.tokens_out for one in answers])))),
-        }
 
 
-def _judge(asked: Request, answer: Answer) -> Quality:
-    """Score an answer; one that did not come is an empty one."""
-    scores = quality.score_text(
-        asked.wanted, "" if answer.error else answer.text, language=asked.language
+def _highest(loading: Peak, asking: Peak, weights: int) -> int | None:
+    """Return the most memory that a configuration took, if the system tells.
+
+    Loading may have filled memory that the process had before; the weights count all the same.
+    """
+    if None in (loading.taken, loading.kept, asking.taken):
+        return None
+    return max(loading.taken, max(loading.kept, weights) + asking.taken)
+
+
+def _judge(subject: _Subject, drawn: Drawn, baseline: Sequence[Answer]) -> None:
+    """Score a configuration's answers; one that did not come is an empty one."""
+    if not subject.answers:
+        return
+    told = ["" if one.error else one.text for one in subject.answers]
+    usual = ["" if one.error else one.text for one in baseline] or [None] * len(told)
+    subject.facts["quality"] = tuple(
+        Quality(
+            asked.id,
+            asked.group,
+            asked.language,
+            quality.score_text(asked.wanted, text, language=asked.language),
+            None if before is None else quality.token_f1(before, text),
+        )
+        for asked, text, before in zip(drawn.measured, told, usual, strict=True)
     )
-    return Quality(asked.id, asked.group, asked.language, scores)
 
 
 def _digest(answers: Sequence[Answer]) -> str:
@@ -364,13 +433,7 @@ def _failing(subject: _Subject) -> Iterator[None]:
 # --- timing ---------------------------------------------------------------------------------------
 
 
-def _name(trial: Trial) -> str:
-    method = trial.runtime.dtype if trial.quantization == "none" else trial.quantization
-    pruned = "" if trial.pruning == "none" else f", {trial.pruning} {trial.sparsity:g}"
-    return f"{method}{pruned}, batch {trial.batch_size}"
-
-
-def _warm(subject: _Subject, asked: Sequence[Request], work: Generation) -> None:
+def _warm(subject: _Subject, asked: Sequence[Request], work: Generation, *, device: str) -> None:
     if subject.service is None:
         return
     some = _of_block(asked, 0, subject.trial.batch_size, 1)
@@ -381,6 +444,11 @@ def _warm(subject: _Subject, asked: Sequence[Request], work: Generation) -> None
             lambda: service.ask(queries, batch_size=len(queries), generation=work), most=_WARM_UP
         )
         subject.environment |= {"warm_up_s": warmed.took_s, "steady": warmed.steady}
+        look = Generation(least=_LOOKED_AT, most=_LOOKED_AT)
+        found = quantization.operators(
+            lambda: service.ask(queries, batch_size=len(queries), generation=look), device=device
+        )
+        subject.environment["operators"] = [asdict(one) for one in found]
 
 
 def _order(subjects: Sequence[_Subject], study: Study) -> list[list[tuple[_Subject, bool]]]:

@@ -23,6 +23,7 @@ Pruning = Literal["none", "l1", "wanda", "structured"]
 Status = Literal["ok", "out_of_memory", "timeout", "invalid", "error"]
 
 _FORM = 1  # of a result's record
+_SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -120,6 +121,21 @@ class Trial:
         if broken:
             raise ParameterError("\n".join(broken))
 
+    @property
+    def method(self) -> str:
+        """How the weights are stored: the quantization, or without one the dtype: ``fp32``."""
+        dtype = self.runtime.dtype
+        return _SHORT.get(dtype, dtype) if self.quantization == "none" else self.quantization
+
+    @property
+    def name(self) -> str:
+        """What was done to the weights, for people: ``nf4, wanda 0.3``."""
+        pruned = "" if self.pruning == "none" else f", {self.pruning} {self.sparsity:g}"
+        return f"{self.method}{pruned}"
+
+    def __str__(self) -> str:
+        return f"{self.name}, batch {self.batch_size}"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -203,12 +219,22 @@ class Block:
 
 @dataclass(frozen=True)
 class Quality:
-    """What one answer scored: metric -> (numerator, denominator), as lab.quality counts."""
+    """What one answer scored.
+
+    Attributes:
+        item: what was asked.
+        group: of the item.
+        language: of the item.
+        scores: metric -> (numerator, denominator), as lab.quality counts.
+        agreement: token F1 of the answer and the one that the study's baseline gave, [0, 1]; None
+            if that gave none.
+    """
 
     item: str
     group: str
     language: str
     scores: Mapping[str, tuple[float, float]]
+    agreement: float | None = None
 
     def __post_init__(self) -> None:
         scores = {name: (float(top), float(bottom)) for name, (top, bottom) in self.scores.items()}

@@ -40,3 +40,13 @@ def test_a_system_that_does_not_tell_gives_no_figure(tmp_path):
     with memory.watch(proc=tmp_path / "none") as peak:
         pass
     assert peak.taken is None
+
+
+def test_what_is_kept_is_less_than_the_peak():
+    with memory.watch() as peak:
+        gone, kept = bytearray(60 * MIB), bytearray(20 * MIB)
+        gone[::4096], kept[::4096] = gone[1::4096], kept[1::4096]
+        del gone
+    assert 15 * MIB < peak.kept < 40 * MIB
+    assert peak.taken > 75 * MIB
+    assert len(kept) == 20 * MIB

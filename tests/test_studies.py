@@ -285,7 +285,7 @@ def test_every_request_is_timed_and_every_batch_is_full(items, blocks, size):
 def test_a_study_is_about_one_thing():
     with pytest.raises(ParameterError, match="must have a trial"):
         Study(())
-    with pytest.raises(ParameterError, match="must differ, got 'float32, batch 2 twice'"):
+    with pytest.raises(ParameterError, match="must differ, got 'fp32, batch 2 twice'"):
         Study((BASE, BASE))
     with pytest.raises(ParameterError, match="the same items, got '6, 7'"):
         Study((BASE, replace(SMALL, items=7)))
@@ -295,3 +295,42 @@ def test_a_result_survives_the_ledger(measured):
     for result in measured[0]:
         assert type(result).unpack(result.pack()) == result
         json.dumps(result.environment)
+
+
+def test_batches_of_one_configuration_share_its_models(measured):
+    base, _, one = measured[0]
+    assert one.load_s == base.load_s
+    assert one.first_request_s == base.first_request_s
+    assert one.peak_bytes > one.loaded_bytes
+
+
+def test_a_batch_beyond_one_that_ran_out_of_memory_is_not_tried(tenant, ledger, monkeypatch):
+    ask, tried = services.Service.ask, []
+
+    def fail(self, queries, *, batch_size, generation):
+        tried.append(batch_size)
+        if batch_size >= 2:
+            raise MemoryError("no room")
+        return ask(self, queries, batch_size=batch_size, generation=generation)
+
+    monkeypatch.setattr(services.Service, "ask", fail)
+    beyond = replace(QUICK, batch_size=4)
+    results, _ = run(tenant, ledger, QUICK_ONE, QUICK, beyond)
+    assert [one.status for one in results] == ["ok", "out_of_memory", "out_of_memory"]
+    assert results[2].problem == "it ran out of memory at batch 2"
+    assert results[2].loaded_bytes is None
+    assert 4 not in tried
+
+
+def test_answers_are_held_against_the_baselines(measured):
+    base, small, _ = measured[0]
+    assert {item.agreement for item in base.quality} == {1.0}
+    assert {item.agreement == 1 for item in small.quality} >= {True}
+    assert all(0 <= item.agreement <= 1 for item in small.quality)
+
+
+def test_what_multiplies_is_seen(measured):
+    base, small, _ = measured[0]
+    seen = [{one["name"] for one in result.environment["operators"]} for result in (base, small)]
+    assert "aten::mm" in seen[0] or "aten::addmm" in seen[0] or "mkldnn" in str(seen[0])
+    assert seen[0] != seen[1]
