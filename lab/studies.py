@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lab import machine, measurement, memory, quality, requests, services
+from lab import locks, machine, measurement, memory, quality, requests, services
 from lab.errors import LabError, ParameterError, message
 from lab.queries import Answer, Generation
 from lab.requests import Drawn, Request
@@ -159,7 +159,8 @@ def measure(
     """Measure a study's trials side by side.
 
     Each result has, beside its own blocks, those of the baseline in the same turns; the baseline's
-    has its own once more, which tells how far apart equal configurations lie.
+    has its own once more, which tells how far apart equal configurations lie. Waits as long as
+    another process of the user measures on the device.
 
     Args:
         study: what is compared.
@@ -170,12 +171,16 @@ def measure(
         threads: of torch.
         cache: as of `run`.
         progress: called with (stage, done, total).
+    Raises: PathError if the device cannot be locked.
     """
-    began = perf_counter()
-    with _on_threads(threads):
+    blocks = study.trials[0].turns
+    total = len(study.trials) + blocks
+    with (
+        locks.measuring(device, waiting=lambda stage: progress(stage, 0, total)),
+        _on_threads(threads),
+    ):
+        began = perf_counter()
         subjects = [_Subject(trial) for trial in study.trials]
-        blocks = study.trials[0].turns
-        total = len(subjects) + blocks
         for at, subject in enumerate(subjects):
             progress(f"asking {_name(subject.trial)}", at, total)
             _meet(subject, drawn, folders, device=device, cache=cache)
