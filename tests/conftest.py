@@ -37,9 +37,16 @@ NO_WEIGHTS = shutil.ignore_patterns(".ipynb_checkpoints", "*.safetensors")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test waits for what is measured on this machine, by people or by other tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+    """No test waits for what is measured on this machine, by people or by other tests.
+
+    Its path is short, as the system's is: sockets are made in it.
+    """
+    tmp_path_factory.getbasetemp()  # stays where it was
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", None)
         yield
 
