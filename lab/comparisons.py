@@ -248,22 +248,23 @@ def _changes(result: TrialResult, first: TrialResult, limit: Limit, seed: int) -
             ci=(ends[0], ends[1]),
             labels=labels(result) | {"language": str(one.language)},
             limit=limit,
-            needed=_items_needed(value, ends[0], limit, one.n),
+            needed=_items_needed(value, ends, limit, one.n),
         )
 
 
-def _items_needed(value: float, low: float, limit: Limit, n: int) -> int | None:
+def _items_needed(value: float, ends: Sequence[float], limit: Limit, n: int) -> int | None:
     """Return how many items of a language would do, if the change stays what it is.
 
     Where nothing changed the interval shrinks with n, else with its root.
     """
-    room = value - limit.bound
-    if not room > 0:
+    room = abs(value - limit.bound)
+    if not room:
         return None
+    half = value - ends[0] if value > limit.bound else ends[1] - value
     least = stats.proportion_needed(0.0, min(0.999, room))
-    if value == 0 or not math.isfinite(low):
+    if value == 0 or not math.isfinite(half):
         return least
-    return max(least or 0, math.ceil(n * ((value - low) / room) ** 2))
+    return max(least or 0, math.ceil(n * (half / room) ** 2))
 
 
 def _speedup(result: TrialResult, speed: Comparison | None) -> Iterator[Metric]:

@@ -25,7 +25,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from lab import checkpoints, corpus, machine, params, runs, suites
-from lab.errors import LabError, MissingError, UsageError, message
+from lab.errors import LabError, UsageError, message
 from lab.worker import Failure, Job
 
 Status = Literal["ok", "failed", "reused", "interrupted"]
@@ -77,6 +77,11 @@ class _Task:
     @property
     def files(self) -> runs.Files:
         return runs.Files(self.resolved.tenant, self.notebook)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else may run meanwhile: what it measures would be disturbed."""
+        return self.notebook in self.resolved.settings.execution.alone
 
 
 @dataclass
@@ -156,6 +161,8 @@ class Batch:
                 tenant, profile=self.profile, overrides=self.overrides, root=self.root
             )
             tasks += [_Task(resolved, notebook) for notebook in self.notebooks]
+        # Those that run side by side go first: no core is idle between two that run alone.
+        tasks.sort(key=lambda task: task.alone)
         return [task for task in tasks if self._must_run(task)]
 
     def _must_run(self, task: _Task) -> bool:
@@ -184,9 +191,9 @@ class Batch:
             self._enforce_deadlines()
 
     def _next(self, waiting: list[_Task]) -> _Task | None:
-        """Take the first task whose tenant no other run is working on."""
+        """Take the first task that may start now, and whose tenant no other run is working on."""
         for task in list(waiting):
-            if not self._lock(task):
+            if not self._may_join(task) or not self._lock(task):
                 continue
             waiting.remove(task)
             # Another run may have done the work while this one waited for it.
@@ -194,6 +201,10 @@ class Batch:
                 continue
             return task
         return None
+
+    def _may_join(self, task: _Task) -> bool:
+        running = [process.task for process in self._busy if process.task]
+        return not running or not any(one.alone for one in (task, *running))
 
     def _lock(self, task: _Task) -> bool:
         if task.tenant in self._locks:
@@ -219,18 +230,18 @@ class Batch:
 
     def _start(self, task: _Task, jobs: int) -> None:
         try:
-            job = self._job(task)
+            job = self._job(task, threads=max(1, machine.threads() // (1 if task.alone else jobs)))
         except LabError as error:
             self._end(task, "failed", str(error))
             return
-        process = self._idle.pop() if self._idle else self._spawn(jobs)
+        process = self._idle.pop() if self._idle else self._spawn()
         process.task, process.job = task, job
         process.began, process.cancel_at, process.reason = time.monotonic(), None, ""
         self._busy.append(process)
         self.show(Event("started", task.tenant, task.notebook, task.reason))
         self._order(process, {"order": "run", "job": asdict(job)})
 
-    def _job(self, task: _Task) -> Job:
+    def _job(self, task: _Task, *, threads: int) -> Job:
         execution = task.resolved.settings.execution
         return Job(
             root=str(self.root),
@@ -242,18 +253,10 @@ class Batch:
             reproduce=reproduce(task.tenant, task.notebook, self.profile, self.overrides),
             cell_timeout_s=execution.cell_timeout_s,
             kernel_start_s=execution.kernel_start_s,
+            threads=threads,
         )
 
-    def _spawn(self, jobs: int) -> _Process:
-        threads = str(max(1, machine.cores() // jobs))
-        environment = {
-            **os.environ,
-            "LAB_ROOT": str(self.root),
-            # Two busy libraries on the same cores slow each other down many times over.
-            "OMP_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-        }
+    def _spawn(self) -> _Process:
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         popen = subprocess.Popen(
             [sys.executable, "-m", "lab.worker"],
@@ -263,7 +266,7 @@ class Batch:
             text=True,
             encoding="utf-8",
             cwd=self.root,
-            env=environment,
+            env={**os.environ, "LAB_ROOT": str(self.root)},
             start_new_session=True,  # Ctrl-C is for the driver, which tells the workers
         )
         process = _Process(popen, errors)
@@ -344,7 +347,7 @@ class Batch:
         if process.reason.startswith("buried: "):
             self._end(task, "failed", process.reason.removeprefix("buried: "))
             return
-        fresh = self._spawn(1)
+        fresh = self._spawn()
         fresh.task, fresh.job = task, job
         fresh.began, fresh.reason = process.began, f"buried: {reason}"
         self._busy.append(fresh)
@@ -426,12 +429,12 @@ def _parts(task: _Task) -> dict[str, str]:
 def _models(resolved: params.Resolved) -> dict[str, str]:
     """Return the digest of each role's checkpoint that is on this machine.
 
-    One that is not there is left out: the notebooks that need it will say so.
+    One that is not there, or not whole, is left out: the notebooks that need it will say so.
     """
     root, name = resolved.tenant.root, resolved.settings.suite
     found = {}
     for role, source in (suites.load(name, root=root).sources if name else {}).items():
-        with suppress(MissingError):
+        with suppress(LabError):
             if folder := suites.cached(source, root=root):
                 found[role] = checkpoints.digest(folder, cache=suites.digest_cache(root))
     return found

@@ -59,6 +59,12 @@ def cores() -> int:
     return max(1, min(allowed or 1, quota) if quota else allowed or 1)
 
 
+def threads() -> int:
+    """Return how many threads a library that computes may have: OMP_NUM_THREADS, or all cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(asked), cores()) if asked.isdigit() and int(asked) else cores()
+
+
 def _cpu_quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
     try:
         quota, period = file.read_text().split()

@@ -50,6 +50,7 @@ _MAX_VALUES = 10_000
 _LEDGERS = ("sqlite:///", "sqlite+pysqlite:///", "postgresql+psycopg://")
 _REFERENCE = re.compile(r"\$\{\w+\}")  # ${NAME}, to an environment variable
 _PASSWORD = re.compile(r"://[^:/]*:(.*)@", re.DOTALL)  # as SQLAlchemy finds it, or more
+_NOTEBOOK = re.compile(r"\d\d_\w+")  # a file's name without .ipynb
 _SECRETS = ("password", "secret")
 
 
@@ -57,6 +58,14 @@ def _no_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError("must not repeat a value")
     return values
+
+
+def _notebook_names(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the form alone: a notebook need not be there yet."""
+    for value in values:
+        if not _NOTEBOOK.fullmatch(value):
+            raise ValueError(f"must name notebooks in full, as 02_quantization, got {shown(value)}")
+    return _no_repeats(values)
 
 
 def _ledger_url(value: object) -> str:
@@ -163,6 +172,7 @@ class Execution(_Section):
     """How notebooks are run."""
 
     jobs: Positive
+    alone: Annotated[tuple[str, ...], AfterValidator(_notebook_names)]
     cell_timeout_s: PositiveSeconds
     notebook_timeout_s: PositiveSeconds
     kernel_start_s: PositiveSeconds

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lab import machine, measurement, memory, quality, quantization, requests, services
+from lab import locks, machine, measurement, memory, quality, quantization, requests, services
 from lab.errors import LabError, ParameterError, message
 from lab.memory import Peak
 from lab.queries import Answer, Generation
@@ -115,14 +115,14 @@ def run(
         digests: of those checkpoints.
         ledger: where results are kept.
         device: cpu, cuda or cuda:N.
-        threads: of torch; None: the cores this process may use.
+        threads: of torch; None: as lab.machine.threads has it.
         cache: where digests of large checkpoints are remembered.
         progress: called with (stage, done, total).
     Raises: CorpusError and ParameterError as of lab.requests.draw, LedgerError. A configuration
         that cannot be loaded or runs out of memory is a result.
     """
     baseline = study.trials[0]
-    threads = threads or machine.cores()
+    threads = threads or machine.threads()
     setting = Setting(
         data=corpus.fingerprint,
         models={role: digests[role] for role in services.ROLES[baseline.kind] if role in digests},
@@ -165,7 +165,8 @@ def measure(
     """Measure a study's trials side by side.
 
     Each result has, beside its own blocks, those of the baseline in the same turns; the baseline's
-    has its own once more, which tells how far apart equal configurations lie.
+    has its own once more, which tells how far apart equal configurations lie. Waits as long as
+    another process of the user measures on the device.
 
     Args:
         study: what is compared.
@@ -176,12 +177,16 @@ def measure(
         threads: of torch.
         cache: as of `run`.
         progress: called with (stage, done, total).
+    Raises: PathError if the device cannot be locked.
     """
-    began = perf_counter()
-    with _on_threads(threads):
+    blocks = study.trials[0].turns
+    total = len(study.trials) + blocks
+    with (
+        locks.measuring(device, waiting=lambda stage: progress(stage, 0, total)),
+        _on_threads(threads),
+    ):
+        began = perf_counter()
         subjects = [_Subject(trial) for trial in study.trials]
-        blocks = study.trials[0].turns
-        total = len(subjects) + blocks
         for at, subject in enumerate(subjects):
             progress(f"asking {subject.trial}", at, total)
             _meet(subject, subjects[:at], drawn, folders, device=device, cache=cache)

@@ -30,6 +30,8 @@ from lab.errors import LabError, NotebookError, message, printable
 from lab.files import write_whole
 from lab.tenants import Tenant
 
+# Two busy libraries on the same cores slow each other down many times over.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
@@ -46,6 +48,7 @@ class Job:
     reproduce: str
     cell_timeout_s: float
     kernel_start_s: float
+    threads: int  # of each library that computes in the kernel
 
     @property
     def files(self) -> runs.Files:
@@ -249,6 +252,7 @@ def _execute(job: Job, worker: _Worker) -> tuple[Any, Failure | None]:
     path = Path(job.root) / "notebooks" / f"{job.notebook}.ipynb"
     _check_parameters(job)
     notebook = nbformat.read(path, as_version=4)
+    os.environ.update(dict.fromkeys(_THREADS, str(job.threads)))  # the kernel takes it over
     seen: dict[str, Any] = {"notebook": notebook, "cell": None}
     total = sum(cell.cell_type == "code" for cell in notebook.cells) + 1  # + the injected one
     codes = 0

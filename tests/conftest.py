@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,22 @@ GOOD_END = (
 
 # Copies of params/ go without the 48 MB of the demo suite, which few tests need.
 NO_WEIGHTS = shutil.ignore_patterns(".ipynb_checkpoints", "*.safetensors")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test waits for what is measured on this machine, by people or by other tests.
+
+    Its path is short, as the system's is: sockets are made in it.
+    """
+    tmp_path_factory.getbasetemp()  # stays where it was
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture
@@ -105,6 +123,26 @@ def lab(project: Path, *words: str, timeout: float = 120) -> subprocess.Complete
     )
 
 
+@contextmanager
+def measuring(device: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that has a device to itself until it gets a line, or is killed at the end.
+
+    It says when it has to wait, and when it has it.
+    """
+    code = (
+        "import sys; from lab import locks\n"
+        "with locks.measuring(sys.argv[1], waiting=lambda stage: print(stage, flush=True)):\n"
+        "    print('has it', flush=True); sys.stdin.readline()"
+    )
+    words = [sys.executable, "-c", code, device]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def processes_of(project: Path) -> list[psutil.Process]:
     """Return the living processes that work in a project: workers and kernels."""
     found = []
@@ -164,6 +202,9 @@ def copy_project(folder: Path) -> None:
     for name in ("params", "notebooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=NO_WEIGHTS)
     shutil.copy(ROOT / "constraints.txt", folder)
+    suite = folder / "params" / "models" / "demo.yaml"
+    here = suite.read_text("utf-8").replace("folder: params/", f"folder: {ROOT}/params/")
+    suite.write_text(here, "utf-8")
     (folder / "reports").mkdir()
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import GOOD_END, LAB, lab, processes_of, write_notebook
 
-from lab import execute
+from lab import execute, machine
 from lab.errors import UsageError
 
 pytestmark = pytest.mark.slow
@@ -249,6 +249,62 @@ def test_two_runs_at_once_do_the_work_once(make_project):
     assert sum("waiting for it" in answer for answer in answers) == 1
     assert sum("reused" in answer for answer in answers) == 1
     assert record(project, "01_toy")["status"] == "ok"
+
+
+LOGS = """
+import json, os, time
+from pathlib import Path
+
+def log(word):
+    threads = os.environ["OMP_NUM_THREADS"]
+    with open("log", "a") as file:
+        file.write(json.dumps([NAME, tenant, word, threads]) + chr(10))
+
+log("begins")
+"""
+MEETS = """
+Path(f"here-{tenant}").touch()
+end = time.monotonic() + 60
+while len(list(Path().glob("here-*"))) < 2 and time.monotonic() < end:
+    time.sleep(0.02)
+met = time.monotonic() < end
+"""
+
+
+def logging(name, work):
+    return [f"NAME = {name!r}{LOGS}{work}", 'log("ends")', GOOD_END]
+
+
+def test_who_times_models_runs_alone_and_after_the_others(make_project):
+    names = ("01_look", "02_quantization", "03_pruning")
+    works = (f"{MEETS}assert met", "time.sleep(0.3)", "time.sleep(0.3)")
+    project = make_project(
+        {name: logging(name, work) for name, work in zip(names, works, strict=True)},
+        tenants=("ecommerce", "medical"),
+    )
+    outcome = lab(project, "run", "--jobs", "2")
+    assert outcome.returncode == 0, outcome.stderr  # the first two did run side by side
+    lines = [json.loads(line) for line in (project / "log").read_text("utf-8").splitlines()]
+    look, alone = lines[:4], lines[4:]
+    assert {name for name, *_ in look} == {"01_look"}
+    assert [(name, tenant, word) for name, tenant, word, _ in alone] == [
+        (name, tenant, word)
+        for tenant in ("ecommerce", "medical")
+        for name in names[1:]
+        for word in ("begins", "ends")
+    ]
+    cores = machine.cores()
+    assert {threads for *_, threads in look} == {str(max(1, cores // 2))}
+    assert {threads for *_, threads in alone} == {str(cores)}
+
+
+def test_settings_say_who_runs_alone(make_project):
+    names = ("01_look", "02_quantization")
+    project = make_project({name: logging(name, MEETS.replace("{tenant}", name)) for name in names})
+    outcome = lab(project, "run", "--jobs", "2", "--set", "execution.alone=[]")
+    assert outcome.returncode == 0, outcome.stderr
+    lines = [json.loads(line) for line in (project / "log").read_text("utf-8").splitlines()]
+    assert [word for _, _, word, _ in lines] == ["begins", "begins", "ends", "ends"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")

@@ -76,3 +76,10 @@ def test_provenance_has_what_the_contract_asks(root):
     assert {"commit", "data", "models", "seed", "device", "versions"} <= set(found)
     assert (found["data"], found["seed"], found["models"]) == ("sha256:0", 3, {"vlm": "sha256:1"})
     assert provenance.collect(root, data="x", seed=0)["models"] == {}
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("", 3), ("many", 3), ("0", 3), ("9", 3)])
+def test_threads_are_those_asked_for_and_no_more_than_there_are_cores(monkeypatch, said, threads):
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert machine.threads() == threads

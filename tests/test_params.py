@@ -86,6 +86,17 @@ def test_all_problems_come_at_once_with_place_rule_value_remedy(project):
     assert all(line.startswith("params/tenants/medical.yaml:") for line in text.splitlines())
 
 
+@pytest.mark.parametrize("name", ["02", "02_quantization.ipynb", "quantization"])
+def test_who_runs_alone_is_named_in_full(project, name):
+    text = problems(project, overrides=[f"execution.alone=[01_x, '{name}']"])
+    assert f"execution.alone: must name notebooks in full, as 02_quantization, got '{name}'" in text
+
+
+def test_who_runs_alone_need_not_be_there(project):
+    resolved = params.load("medical", root=project, overrides=["execution.alone=[99_later]"])
+    assert resolved.settings.execution.alone == ("99_later",)
+
+
 def test_a_mistake_in_another_profile_is_found_too(project):
     path = project / "params" / "lab.yaml"
     path.write_text(

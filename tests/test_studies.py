@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, measuring
 
 from lab import checkpoints, corpus, params, requests, services, studies
 from lab.errors import ParameterError
@@ -246,6 +246,31 @@ def test_running_out_of_memory_while_loading_is_the_same_answer(tenant, ledger, 
     monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", fail)
     results, _ = run(tenant, ledger, QUICK_ONE, QUICK_SMALL)
     assert [one.status for one in results] == ["ok", "out_of_memory"]
+
+
+def test_who_measures_waits_for_another_process_and_says_so(tenant, ledger, monkeypatch):
+    told = []
+    with measuring("cpu") as other:
+        assert other.stdout.readline() == "has it\n"
+
+        def progress(stage, done, total):
+            told.append((stage, done, total))
+            if stage.startswith("waiting"):
+                assert not loaded
+                other.kill()
+
+        loaded = []
+        load = services.load
+        monkeypatch.setattr(
+            studies.services, "load", lambda *a, **b: loaded.append(a) or load(*a, **b)
+        )
+        options = {"folders": FOLDERS, "digests": DIGESTS, "threads": 1}
+        (result,) = studies.run(
+            Study((QUICK_ONE,)), **tenant, ledger=ledger, progress=progress, **options
+        )
+    assert told[0] == ("waiting for another measurement on cpu", 0, 3)
+    assert told[1][0].startswith("asking")
+    assert result.status == "ok"
 
 
 def test_a_defect_of_the_lab_is_no_result(tenant, ledger, monkeypatch):

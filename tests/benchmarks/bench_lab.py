@@ -3,7 +3,8 @@
 Everything happens in a temporary copy of the project, so that nobody's data is touched. Each line
 is one command of the lab with its wall time and the peak of the resident memory of all its
 processes together, sampled every 50 ms. One run each: the figures say what to expect, not which of
-two versions is faster.
+two versions is faster. At the end two further benchmarks: what the lab's own code costs a request,
+which decides the exit code, and how long the analysis of many rows takes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import psutil
 from lab import machine
 from lab.tenants import known_tenants
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 LAB = Path(sys.executable).with_name("lab")
 
 
@@ -117,8 +119,12 @@ def main() -> None:
         started = best_of(5, bare, project)
         seconds = best_of(5, [sys.executable, "-c", "import lab"], project) - started
         print(f"{'import lab (best of 5, less the bare interpreter)':<52} {seconds:8.3f} s")
-    analysis = Path(__file__).with_name("bench_analysis.py")
+        overhead = subprocess.run(
+            [sys.executable, str(HERE / "bench_overhead.py"), "--root", str(project)], check=False
+        )
+    analysis = HERE / "bench_analysis.py"
     subprocess.run([sys.executable, str(analysis), "--rows", str(arguments.rows)], check=True)
+    sys.exit(overhead.returncode)
 
 
 if __name__ == "__main__":
