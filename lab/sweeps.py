@@ -50,7 +50,6 @@ IDLE_S = 600.0  # without work, after which a station gives its device back
 _NAMESPACE = "lab"
 _TRIES = 3  # to measure a study whose station dies
 _HEAR_S = 5.0  # that a station is listened to at a time
-_PING_S = 4.0
 _READY_S = 60.0  # for the stations of a cluster; those that are not there by then are left out
 _AGAIN_S = 1.0  # before what was refused is asked for again
 _START_S = 120.0  # for Ray
@@ -384,7 +383,7 @@ class _Sweep:
             self._blame(part, "timeout", problem)
 
     def _ping(self) -> None:
-        while not self._over.wait(_PING_S):
+        while not self._over.wait(SILENT_S / 5):
             for device in list(self.devices):
                 if device.owner and device.handle is not None:
                     with contextlib.suppress(Exception):  # the sweep finds out by itself
