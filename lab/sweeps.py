@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 SILENT_S = 20.0  # without a sign of its driver, after which a station gives up
 IDLE_S = 600.0  # without work, after which a station gives its device back
 _NAMESPACE = "lab"
-_TRIES = 3  # to measure a study whose station dies
+TRIES = 3  # to measure a study whose station dies
 _HEAR_S = 5.0  # that a station is listened to at a time
 _READY_S = 60.0  # for the stations of a cluster; those that are not there by then are left out
 _AGAIN_S = 1.0  # before what was refused is asked for again
@@ -401,14 +401,14 @@ class _Sweep:
         part = self._bury(device)
         if part is None:
             device.deaths += 1
-            if device.deaths >= _TRIES:
+            if device.deaths >= TRIES:
                 self.devices.remove(device)
             return
         part.tries += 1
         if no_memory:
-            self._blame(part, "out_of_memory", "its process was killed: no memory was left")
-        elif part.tries >= _TRIES:
-            self._blame(part, "error", f"its process died {part.tries} times")
+            self._blame(part, "out_of_memory", "was killed: no memory was left")
+        elif part.tries >= TRIES:
+            self._blame(part, "error", f"lost its process {part.tries} times")
         else:
             self._tell(part, "the process that measured died, once more")
             self.waiting.appendleft(part)
