@@ -15,6 +15,7 @@ import os
 import pickle
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,7 @@ _HEAR_S = 5.0  # that a station is listened to at a time
 _READY_S = 60.0  # for the stations of a cluster; those that are not there by then are left out
 _AGAIN_S = 1.0  # before what was refused is asked for again
 _START_S = 120.0  # for Ray
+_KNOCK_S = 10.0
 _MEMORY = "low on memory"  # Ray's words when its memory monitor killed a process
 _FOLDER = "lab-ray-"  # then the process that owns it
 
@@ -565,29 +567,25 @@ _own: dict[str, str] = {}  # the environment of a Ray that this process started
 
 def _connect(settings: RaySettings) -> None:
     """Connect this process to Ray, once; start Ray if there is no address."""
-    address = os.environ.get("RAY_ADDRESS") or settings.address
-    if address is None:
-        if not _own:
-            context = local()
-            _own.update(context.__enter__())
-            atexit.register(context.__exit__, None, None, None)
-        os.environ.update({name: _own[name] for name in _own if name != "RAY_ADDRESS"})
-        address = _own["RAY_ADDRESS"]
-    import ray
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's, of what it will change one day
+        address = os.environ.get("RAY_ADDRESS") or settings.address or _started()
+        import ray
 
-    if ray.is_initialized():
-        return
-    _hush()
-    with _code() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Ray's own coming changes
+        if ray.is_initialized():
+            return
+        _hush()
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
-            ray.init(
-                address=address,
-                namespace=_NAMESPACE,
-                runtime_env={"working_dir": str(folder)},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            _knock(address)
+            with _code() as folder:
+                ray.init(
+                    address=address,
+                    namespace=_NAMESPACE,
+                    runtime_env={"working_dir": str(folder)},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except Exception as error:  # a dozen kinds, one of them a plain RuntimeError
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise ClusterError(
@@ -599,6 +597,23 @@ def _connect(settings: RaySettings) -> None:
                     'ray.mode=inline; ray:// needs pip install -c constraints.txt -e ".[cluster]"',
                 )
             ) from error
+
+
+def _started() -> str:
+    """Return the address of this process's own Ray, which ends with it."""
+    if not _own:
+        context = local()
+        _own.update(context.__enter__())
+        atexit.register(context.__exit__, None, None, None)
+    os.environ.update({name: one for name, one in _own.items() if name != "RAY_ADDRESS"})
+    return _own["RAY_ADDRESS"]
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at host:port: Ray would end this process instead."""
+    host, _, port = address.rpartition(":")
+    if "://" not in address and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def _hush() -> None:
@@ -624,16 +639,19 @@ def local() -> Iterator[dict[str, str]]:
     Yields: the environment with which other processes find it, `run` in a notebook's kernel too.
     Raises: ClusterError if it does not start.
     """
-    token = secrets.token_hex(32)
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+    leads_to_it = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its ports are this machine's only
+    }
+    ignored = ("OMP_NUM_THREADS", "RAY_ADDRESS")
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in ignored},
+        **leads_to_it,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_enable_worker_prestart": "0",
     }
-    environment.pop("RAY_ADDRESS", None)
     paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     with tempfile.TemporaryFile("w+") as errors:
@@ -647,8 +665,7 @@ def local() -> Iterator[dict[str, str]]:
             start_new_session=True,  # Ctrl-C is for who started it
         )
         try:
-            address = _address(server, errors)
-            yield {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+            yield {"RAY_ADDRESS": _address(server, errors), **leads_to_it}
         finally:
             server.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -692,7 +709,6 @@ def serve() -> None:
             num_cpus=machine.cores(),
             include_dashboard=False,
             _temp_dir=folder,
-            _node_ip_address="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
