@@ -99,8 +99,10 @@ def run(
             for one in asked
             for result in studies.run(one, **shared, cache=cache, progress=progress)
         ]
-    _connect(settings.ray)
     sweep = _Sweep(corpus, settings, folders, digests, ledger, threads, cache, progress)
+    if not _address_of(settings.ray) and sweep.knows_from_here(asked):
+        return sweep.results(asked)  # Ray need not be started to find that out
+    _connect(settings.ray)
     return sweep.run(asked)
 
 
@@ -170,7 +172,7 @@ class _Sweep:
         pinging.start()
         try:
             self._gather(asked)
-            parts = self._plan(asked)
+            self._plan(asked)
             while self.waiting or any(one.part for one in self.devices):
                 self._assign()
                 self._listen()
@@ -181,13 +183,30 @@ class _Sweep:
             for device in self.devices:
                 if device.part is not None:  # measured for nobody
                     _kill(device.handle)
-        return [result for study, at in parts for result in studies.known(study, at, self.ledger)]
+        return self.results(asked)
+
+    def knows_from_here(self, asked: Sequence[Study]) -> bool:
+        """Tell whether all was measured on this machine, as its own Ray would measure it."""
+        share = max(1, machine.cores() // max(1, len(machine.gpus())))
+        threads = min(self.threads or share, share)
+        self._class = (studies.hardware(machine.device(), threads), studies.software())
+        return not any(
+            studies.unknown(one, self._setting(one, self._class), self.ledger) for one in asked
+        )
+
+    def results(self, asked: Sequence[Study]) -> list[TrialResult]:
+        """Return what is known of studies, of the class of devices that was chosen."""
+        return [
+            result
+            for one in asked
+            for result in studies.known(one, self._setting(one, self._class), self.ledger)
+        ]
 
     # Where: one station per device, and devices of one class
 
     def _gather(self, asked: Sequence[Study]) -> None:
         """Wait for the stations, and choose the class of devices that is used."""
-        self.devices = _devices()
+        self.devices, self._class = _devices(), None
         begun = time.monotonic()
         self.progress("waiting for a device", 0, sum(len(one.trials) for one in asked))
         while True:
@@ -231,18 +250,15 @@ class _Sweep:
             software=where[1],
         )
 
-    def _plan(self, asked: Sequence[Study]) -> list[tuple[Study, Setting]]:
-        """Note what is to be measured; return every study with its setting."""
-        planned = []
+    def _plan(self, asked: Sequence[Study]) -> None:
+        """Note what is to be measured."""
         for study in asked:
             setting = self._setting(study, self._class)
-            planned.append((study, setting))
             if missing := studies.unknown(study, setting, self.ledger):
                 self.waiting.append(_Part(study, setting, missing))
         self._total = sum(len(one.missing.trials) for one in self.waiting)
         self._all_steps = sum(one.steps for one in self.waiting)
         self._began = time.monotonic()
-        return planned
 
     def _start_stations(self) -> None:
         now = time.monotonic()
@@ -567,15 +583,12 @@ _own: dict[str, str] = {}  # the environment of a Ray that this process started
 
 def _connect(settings: RaySettings) -> None:
     """Connect this process to Ray, once; start Ray if there is no address."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's, of what it will change one day
-        address = os.environ.get("RAY_ADDRESS") or settings.address or _started()
+    address = _address_of(settings) or _started()  # which has to come before Ray is imported
+    with _quiet():
         import ray
 
         if ray.is_initialized():
             return
-        _hush()
-        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             _knock(address)
             with _code() as folder:
@@ -599,6 +612,11 @@ def _connect(settings: RaySettings) -> None:
             ) from error
 
 
+def _address_of(settings: RaySettings) -> str | None:
+    """Return a cluster's address; None if a Ray is to be started here."""
+    return os.environ.get("RAY_ADDRESS") or settings.address
+
+
 def _started() -> str:
     """Return the address of this process's own Ray, which ends with it."""
     if not _own:
@@ -616,11 +634,21 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
-def _hush() -> None:
-    """Keep Ray's account of every dead process out of a notebook; a sweep tells what follows."""
-    from ray._private import worker
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep out of a notebook what Ray says while it is imported and connected, and afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it will change one day
+            from ray._private import worker
 
-    worker.listen_error_messages = lambda *_: None
+            # Its account of every process that died; a sweep tells what follows from it.
+            worker.listen_error_messages = lambda *_: None
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

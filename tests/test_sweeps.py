@@ -179,6 +179,13 @@ class TestOneMachine:
         again, told = sweep(Study((ONE, TWO)), Study((OTHER,)))
         assert again == by_ray
         assert [stage for stage, *_ in told] == ["waiting for a device"]
+        with pytest.MonkeyPatch.context() as patch:
+            # Without a Ray that runs already, none is started for what is known.
+            patch.delenv("RAY_ADDRESS")
+            patch.setattr(sweeps, "local", None)
+            again, told = sweep(Study((ONE, TWO)), Study((OTHER,)))
+        assert again == by_ray
+        assert not told
 
     def test_who_hangs_is_given_up_and_the_others_are_measured(self, cluster, sweep, faults):
         faults(_2=["hang"])
