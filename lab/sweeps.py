@@ -35,6 +35,7 @@ import psutil
 from lab import machine, stations, studies
 from lab.checkpoints import digest as checkpoint_digest
 from lab.errors import ClusterError, message
+from lab.requests import Drawn
 from lab.roles import Role
 from lab.services import ROLES
 from lab.stations import About, Event, Station, Work
@@ -55,7 +56,7 @@ _READY_S = 60.0  # for the stations of a cluster; those that are not there by th
 _AGAIN_S = 1.0  # before what was refused is asked for again
 _START_S = 120.0  # for Ray
 _KNOCK_S = 10.0
-_MEMORY = "low on memory"  # Ray's words when its memory monitor killed a process
+_MEMORY = "RAY_memory_usage_threshold"  # in what Ray says when it killed a process for its memory
 _FOLDER = "lab-ray-"  # then the process that owns it
 
 
@@ -119,6 +120,7 @@ class _Part:
     tries: int = 0
     step: int = 0
     in_work: Trial | None = None
+    drawn: Drawn | None = None  # from when it is given to a device
 
     @property
     def steps(self) -> int:
@@ -290,6 +292,8 @@ class _Sweep:
                 self._give(device, self.waiting.popleft())
 
     def _give(self, device: _Device, part: _Part) -> None:
+        if part.drawn is None:
+            part.drawn = studies.draw(part.missing.trials, self.corpus, self.settings)
         device.part, device.owner, device.heard = part, uuid.uuid4().hex, 0
         part.in_work, part.step = None, 0
         roles = [one for one in ROLES[part.study.trials[0].kind] if one in self.folders]
@@ -313,8 +317,7 @@ class _Sweep:
         self._ask(device, ref, lambda _: self._send(device, work, rest))
 
     def _begin(self, device: _Device, work: Work) -> None:
-        drawn = studies.draw(work.study.trials, self.corpus, self.settings)
-        ref = device.handle.begin.remote(device.owner, work, drawn)
+        ref = device.handle.begin.remote(device.owner, work, device.part.drawn)
         self._ask(device, ref, lambda taken: self._taken(device, taken))
 
     def _taken(self, device: _Device, taken: bool) -> None:
@@ -347,6 +350,7 @@ class _Sweep:
         for result in results:
             self.ledger.add(result)
         part, device.part = device.part, None
+        part.drawn = None
         ref = device.handle.end.remote(device.owner)
         device.owner = ""
         self._ask(device, ref, lambda _: None)

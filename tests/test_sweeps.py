@@ -233,15 +233,12 @@ class TestOneMachine:
             with pytest.raises(CorpusError, match="must have 9999 rows"):
                 sweep(Study((replace(ONE, items=9_999),)), overrides=[f"ray.mode={mode}"])
 
-    def test_a_driver_that_is_killed_goes_on_where_it_was(
-        self, cluster, sweep, faults, project, tmp_path
-    ):
+    def test_a_driver_that_is_killed_goes_on_where_it_was(self, cluster, sweep, faults, start):
         faults(_3=["hang"])
-        driver = start_driver(project, tmp_path, [ONE], [THREE])
+        driver = start([ONE], [THREE])
         wait_for_line(driver, "asking float32, batch 3")
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        driver.stdout.close()
         begun = time.monotonic()
         results, told = sweep(Study((ONE,)), Study((THREE,)))
         assert statuses(results) == ["ok", "ok"]
@@ -289,7 +286,7 @@ def free_port():
 
 
 def test_a_node_that_sees_nothing_of_the_driver_measures_and_another_takes_over(
-    planted, project, tmp_path
+    planted, project, start
 ):
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("this user may not hide folders from a process (unshare -m)")
@@ -312,9 +309,8 @@ def test_a_node_that_sees_nothing_of_the_driver_measures_and_another_takes_over(
         node(*head, f"--temp-dir={folder}", environment=os.environ | token),
         node(f"--address={address}", "--num-cpus=1", hidden=hidden, environment=blind) as second,
     ):
-        driver = start_driver(project, tmp_path, [ONE], [OTHER], [TWO], nodes=2, environment=there)
+        driver = start([ONE], [OTHER], [TWO], nodes=2, environment=there)
         said = driver.stdout.read().splitlines()
-        driver.stdout.close()
         assert driver.wait() == 0
         assert said[-1] == "statuses ok ok ok"
         assert any("2 running, 1 left" in line for line in said)
@@ -322,14 +318,23 @@ def test_a_node_that_sees_nothing_of_the_driver_measures_and_another_takes_over(
         assert list(planted.glob(f"lab-checkpoints-*/{DIGESTS['vlm'][7:]}/config.json"))
 
         third = replace(ONE, seed=2), replace(ONE, seed=3)
-        driver = start_driver(project, tmp_path, *([one] for one in third), environment=there)
+        driver = start(*([one] for one in third), environment=there)
         wait_for_line(driver, "2 running")
         kill_all(second)
         said = driver.stdout.read().splitlines()
-        driver.stdout.close()
         assert driver.wait() == 0
         assert any("died, once more" in line for line in said)
         assert said[-1] == "statuses ok ok"
+
+        # A device of another class is left idle, and the class whose figures are known goes on.
+        with node(f"--address={address}", "--num-cpus=2", environment=os.environ | token):
+            options = {"nodes": 2, "threads": None, "environment": there}
+            driver = start([ONE], [TWO], **options)
+            said = driver.stdout.read().splitlines()
+            assert driver.wait() == 0
+            (told,) = (line for line in said if line.startswith("only on"))
+            assert "1 threads: figures of several classes are never pooled" in told
+            assert not any("asking" in line for line in said)
 
 
 # --- lab run --------------------------------------------------------------------------------------
@@ -426,17 +431,34 @@ def test_a_cluster_that_is_named_is_handed_on_and_none_is_started(make_project, 
     assert "sweeps at 10.0.0.1:6379" in printed(own, "02_a")
 
 
-def test_a_cluster_that_is_not_there_is_told(project, tmp_path):
+def test_a_cluster_that_is_not_there_is_told(start):
     nobody = f"127.0.0.1:{free_port()}"
     environment = {"RAY_ADDRESS": nobody}
-    driver = start_driver(project, tmp_path, [ONE], environment=environment, errors=True)
+    driver = start([ONE], environment=environment, errors=True)
     _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 1
     assert "Ray must be there" in errors
     assert nobody in errors
 
 
-def start_driver(project, folder, *asked, environment=None, errors=False, nodes=1):
+@pytest.fixture
+def start(project, tmp_path):
+    """Start drivers that end with the test, whatever comes of it."""
+    started = []
+
+    def start(*asked, **options):
+        started.append(start_driver(project, tmp_path, *asked, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        kill_all(one)
+        for stream in (one.stdout, one.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def start_driver(project, folder, *asked, environment=None, errors=False, nodes=1, threads=1):
     """Start another process that runs studies, once there are nodes, and prints what it is told."""
     script = f"""
         import sys
@@ -449,7 +471,7 @@ def start_driver(project, folder, *asked, environment=None, errors=False, nodes=
         if {nodes} > 1:
             import ray, time
             ray.init(log_to_driver=False, logging_level="error")
-            while len(ray.nodes()) < {nodes}:
+            while sum(one['Alive'] for one in ray.nodes()) < {nodes}:
                 time.sleep(0.2)
             ray.shutdown()
         resolved = params.load("medical", root=Path({str(project)!r}))
@@ -457,7 +479,7 @@ def start_driver(project, folder, *asked, environment=None, errors=False, nodes=
             results = sweeps.run(
                 *{[Study(tuple(one)) for one in asked]!r},
                 corpus=corpus.load(resolved), settings=resolved.settings, ledger=ledger,
-                folders={{"vlm": Path({str(VLM)!r})}}, digests={DIGESTS!r}, threads=1,
+                folders={{"vlm": Path({str(VLM)!r})}}, digests={DIGESTS!r}, threads={threads},
                 progress=lambda *words: print(*words, flush=True))
         print("statuses", *[one.status for one in results])
         """
