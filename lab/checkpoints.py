@@ -188,6 +188,14 @@ def tensor_names(folder: Path) -> frozenset[str]:
     return frozenset(_weights(folder / modules[0])[1])
 
 
+def files(folder: Path) -> list[str]:
+    """Return the paths, relative to the folder, of the files that `digest` covers.
+
+    Raises: as of `digest`.
+    """
+    return sorted(_deciding(folder))
+
+
 def digest(folder: Path, *, cache: Path | None = None) -> str:
     """Return a digest of what decides a checkpoint's answers: ``sha256:`` and 64 hex digits.
 

@@ -184,6 +184,14 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given again."),
     ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A Ray cluster: host:port, ray://host:port or auto; if not given, RAY_ADDRESS, "
+            "ray.address, or a Ray of this machine.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be used, and whence; run nothing.")
     ] = False,
@@ -207,6 +215,7 @@ def run(
             overrides=set_ or [],
             jobs=jobs,
             force=force,
+            ray_address=ray_address,
             show=show,
         )
         outcomes = batch.run()

@@ -47,6 +47,10 @@ class LedgerError(LabError, RuntimeError):
     """The ledger cannot be opened, read or written."""
 
 
+class ClusterError(LabError, RuntimeError):
+    """Ray, or a device of its cluster, cannot be had or does not do as it should."""
+
+
 class NotebookError(LabError, RuntimeError):
     """A notebook cannot be run, or did not come to its end."""
 

@@ -1,8 +1,8 @@
 """Running notebooks for tenants: what must run, in which worker process, and what becomes of it.
 
-Owns the plan (what is reused and why), the worker processes with their deadlines, and the locks
-that keep two runs apart. Knows nothing of Papermill (``lab.worker``) or of how progress is shown
-(``lab.cli``).
+Owns the plan (what is reused and why), the worker processes with their deadlines, the Ray that they
+have in common, and the locks that keep two runs apart. Knows nothing of Papermill (``lab.worker``)
+or of how progress is shown (``lab.cli``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -25,10 +25,11 @@ import psutil
 from filelock import FileLock, Timeout
 
 from lab import checkpoints, corpus, machine, params, runs, suites
-from lab.errors import LabError, UsageError, message
+from lab.errors import ClusterError, LabError, UsageError, message
 from lab.worker import Failure, Job
 
 Status = Literal["ok", "failed", "reused", "interrupted"]
+_NEEDS_RAY = "sweeps"  # a notebook whose text has this word measures with it
 _GRACE_S = 20.0  # for a cancelled worker to leave its failed report before it is killed
 _POLL_S = 0.1
 
@@ -119,6 +120,7 @@ class Batch:
     overrides: Sequence[str] = ()
     jobs: int | None = None
     force: bool = False
+    ray_address: str | None = None
     show: Callable[[Event], None] = lambda event: None
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -128,6 +130,7 @@ class Batch:
         self._busy: list[_Process] = []
         self._locks: dict[str, FileLock] = {}
         self._interrupted = False
+        self._environment = {"RAY_ADDRESS": self.ray_address} if self.ray_address else {}
 
     def run(self) -> list[Outcome]:
         """Run what must be run; every other notebook still finishes when one fails.
@@ -140,17 +143,28 @@ class Batch:
             return self.outcomes
         jobs = self.jobs or waiting[0].resolved.settings.execution.jobs
         jobs = max(1, min(jobs, len(waiting)))
-        try:
-            self._loop(waiting, jobs)
-        except KeyboardInterrupt:
-            self._interrupt(waiting)
-        finally:
-            for process in [*self._busy, *self._idle]:
-                process.kill()
-                process.errors.close()
-            for lock in self._locks.values():
-                lock.release()
+        with ExitStack() as stack:
+            try:
+                self._share_ray(waiting, stack)
+                self._loop(waiting, jobs)
+            except KeyboardInterrupt:
+                self._interrupt(waiting)
+            finally:
+                for process in [*self._busy, *self._idle]:
+                    process.kill()
+                    process.errors.close()
+                for lock in self._locks.values():
+                    lock.release()
         return self.outcomes
+
+    def _share_ray(self, waiting: Sequence[_Task], stack: ExitStack) -> None:
+        """Start one Ray for all notebooks if one of them measures and has none to go to."""
+        if self._environment or not any(_starts_ray(task) for task in waiting):
+            return
+        from lab import sweeps
+
+        with suppress(ClusterError):  # whoever needs it tries again, and tells
+            self._environment = stack.enter_context(sweeps.local())
 
     # Planning: what is there already, and is it still good?
 
@@ -266,7 +280,7 @@ class Batch:
             text=True,
             encoding="utf-8",
             cwd=self.root,
-            env={**os.environ, "LAB_ROOT": str(self.root)},
+            env={**os.environ, **self._environment, "LAB_ROOT": str(self.root)},
             start_new_session=True,  # Ctrl-C is for the driver, which tells the workers
         )
         process = _Process(popen, errors)
@@ -438,6 +452,16 @@ def _models(resolved: params.Resolved) -> dict[str, str]:
             if folder := suites.cached(source, root=root):
                 found[role] = checkpoints.digest(folder, cache=suites.digest_cache(root))
     return found
+
+
+def _starts_ray(task: _Task) -> bool:
+    """Tell whether a notebook would start a Ray of its own."""
+    ray = task.resolved.settings.ray
+    if ray.mode == "inline" or ray.address or os.environ.get("RAY_ADDRESS"):
+        return False
+    return _NEEDS_RAY in runs.stripped(
+        task.resolved.tenant.root / "notebooks" / f"{task.notebook}.ipynb"
+    )
 
 
 def _last_words(process: _Process) -> str:

@@ -178,6 +178,14 @@ class Execution(_Section):
     kernel_start_s: PositiveSeconds
 
 
+class RaySettings(_Section):
+    """Where studies are measured."""
+
+    mode: Literal["ray", "inline"]
+    address: Annotated[str, Field(min_length=1)] | None
+    deadline_s: PositiveSeconds
+
+
 class Title(_Section):
     """A tenant's name as its readers write it."""
 
@@ -200,6 +208,7 @@ class Settings(_Section):
     sample: SampleSizes
     synthesis: Synthesis
     execution: Execution
+    ray: RaySettings
     notebooks: dict[str, dict[str, Any]]
     title: Title | None = None
 

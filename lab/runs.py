@@ -83,11 +83,12 @@ def key_parts(
 ) -> dict[str, str]:
     """Return the digest of each thing that a run's result depends on.
 
-    ``data`` is the corpus fingerprint, ``models`` the digest by role. How a run is carried out
-    (jobs, timeouts) and where results are kept are left out: they do not change a result.
+    ``data`` is the corpus fingerprint, ``models`` the digest by role. How and where a run is
+    carried out (jobs, timeouts, Ray) and where results are kept are left out: they do not change a
+    result.
     """
     root = resolved.tenant.root
-    unused = {"execution", "ledger", "notebooks"}
+    unused = {"execution", "ledger", "notebooks", "ray"}
     settings = resolved.settings.model_dump(mode="json", exclude=unused)
     constraints = root / "constraints.txt"
     return {

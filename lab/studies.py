@@ -45,6 +45,7 @@ _LOOKED_AT = 2  # tokens written while it is looked what does the work
 _AGAIN = "again"  # the baseline's second part, as if it were another configuration
 _TOKENS = 16  # written while timing, if the baseline has no answer to go by
 Progress = Callable[[str, int, int], None]
+Working = Callable[[Trial], None]
 
 
 @dataclass(frozen=True)
@@ -121,24 +122,19 @@ def run(
     Raises: CorpusError and ParameterError as of lab.requests.draw, LedgerError. A configuration
         that cannot be loaded or runs out of memory is a result.
     """
-    baseline = study.trials[0]
     threads = threads or machine.threads()
-    setting = Setting(
-        data=corpus.fingerprint,
-        models={role: digests[role] for role in services.ROLES[baseline.kind] if role in digests},
-        code=code_digest(),
-        hardware=f"{machine.description()}, {_device(device)}, {threads} threads",
-        software=", ".join(f"{name} {one}" for name, one in sorted(machine.versions().items())),
-        settings=_settings_digest(settings),
-        partner=digest(baseline),
+    setting = setting_of(
+        study,
+        corpus=corpus,
+        settings=settings,
+        digests=digests,
+        hardware=hardware(device, threads),
+        software=software(),
     )
-    keys = [key(trial, setting) for trial in study.trials]
-    if missing := set(ledger.missing(keys)):
-        new = [one for one in study.trials[1:] if key(one, setting) in missing]
-        asked = (baseline, *new)
+    if asked := unknown(study, setting, ledger):
         for result in measure(
-            replace(study, trials=asked),
-            _draw(asked, corpus, settings),
+            asked,
+            draw(asked.trials, corpus, settings),
             setting=setting,
             folders=folders,
             device=device,
@@ -147,7 +143,56 @@ def run(
             progress=progress,
         ):
             ledger.add(result)
-    found = ledger.find(keys, tenant=baseline.tenant)
+    return known(study, setting, ledger)
+
+
+def setting_of(
+    study: Study,
+    *,
+    corpus: Corpus,
+    settings: Settings,
+    digests: Mapping[Role, str],
+    hardware: str,
+    software: str,
+) -> Setting:
+    """Return what a study's results will bear.
+
+    Args:
+        study: what is compared.
+        corpus: the tenant's.
+        settings: the tenant's.
+        digests: of the checkpoints, by role.
+        hardware: of the process that measures, see `hardware`.
+        software: likewise, see `software`.
+    """
+    baseline = study.trials[0]
+    return Setting(
+        data=corpus.fingerprint,
+        models={role: digests[role] for role in services.ROLES[baseline.kind] if role in digests},
+        code=code_digest(),
+        hardware=hardware,
+        software=software,
+        settings=_settings_digest(settings),
+        partner=digest(baseline),
+    )
+
+
+def unknown(study: Study, setting: Setting, ledger: Ledger) -> Study | None:
+    """Return what of a study the ledger lacks, and the baseline with it; None if it has all."""
+    missing = set(ledger.missing(key(one, setting) for one in study.trials))
+    if not missing:
+        return None
+    new = (one for one in study.trials[1:] if key(one, setting) in missing)
+    return replace(study, trials=(study.trials[0], *new))
+
+
+def known(study: Study, setting: Setting, ledger: Ledger) -> list[TrialResult]:
+    """Return a study's results from the ledger, in the order of its trials.
+
+    Raises: KeyError if one is not there.
+    """
+    keys = [key(trial, setting) for trial in study.trials]
+    found = ledger.find(keys, tenant=study.trials[0].tenant)
     return [found[one] for one in keys]
 
 
@@ -161,6 +206,7 @@ def measure(
     threads: int,
     cache: Path | None = None,
     progress: Progress,
+    working: Working = lambda _: None,
 ) -> list[TrialResult]:
     """Measure a study's trials side by side.
 
@@ -177,6 +223,7 @@ def measure(
         threads: of torch.
         cache: as of `run`.
         progress: called with (stage, done, total).
+        working: called with a trial before something is done with it that may take long or fail.
     Raises: PathError if the device cannot be locked.
     """
     blocks = study.trials[0].turns
@@ -189,16 +236,18 @@ def measure(
         subjects = [_Subject(trial) for trial in study.trials]
         for at, subject in enumerate(subjects):
             progress(f"asking {subject.trial}", at, total)
+            working(subject.trial)
             _meet(subject, subjects[:at], drawn, folders, device=device, cache=cache)
             _judge(subject, drawn, subjects[0].answers)
         tokens = subjects[0].facts.pop("usual_tokens", _TOKENS)
         work = Generation(least=tokens, most=tokens)
         for subject in subjects:
             subject.facts.pop("usual_tokens", None)
+            working(subject.trial)
             _warm(subject, drawn.measured, work, device=device)
         for number, order in enumerate(_order(subjects, study)):
             progress("timing", len(subjects) + number, total)
-            _take_turns(number, order, drawn.measured, work, blocks)
+            _take_turns(number, order, drawn.measured, work, blocks, working)
         progress("timing", total, total)
     took = perf_counter() - began
     environment = {
@@ -250,7 +299,7 @@ def _on_threads(count: int) -> Iterator[None]:
             os.environ[name] = parallel
 
 
-def _draw(trials: Sequence[Trial], corpus: Corpus, settings: Settings) -> Drawn:
+def draw(trials: Sequence[Trial], corpus: Corpus, settings: Settings) -> Drawn:
     """Draw what is asked, and what a method listens to if one does."""
     first = trials[0]
     options = {"settings": settings, "seed": first.seed}
@@ -286,6 +335,16 @@ def _settings_digest(settings: Settings) -> str:
     """Return the digest of the settings that shape what is asked."""
     shaping = [settings.system_prompt, settings.languages, settings.data.model_dump(mode="json")]
     return f"sha256:{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()}"
+
+
+def hardware(device: str, threads: int) -> str:
+    """Return the class of what measures here: machine, device and threads."""
+    return f"{machine.description()}, {_device(device)}, {threads} threads"
+
+
+def software() -> str:
+    """Return the versions here that can move a result."""
+    return ", ".join(f"{name} {one}" for name, one in sorted(machine.versions().items()))
 
 
 def _device(device: str) -> str:
@@ -474,6 +533,7 @@ def _take_turns(
     asked: Sequence[Request],
     work: Generation,
     blocks: int,
+    working: Working,
 ) -> None:
     """Time every configuration once; all of them again if something disturbed one."""
     for _ in range(_TIMES):
@@ -481,6 +541,7 @@ def _take_turns(
         for subject, is_again in order:
             if subject.service is None:
                 continue
+            working(subject.trial)
             with _failing(subject):
                 block = _time(subject, number, asked, work, blocks)
                 (subject.again if is_again else subject.blocks).append(block)

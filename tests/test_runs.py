@@ -81,6 +81,7 @@ def test_what_is_measured_decides_and_where_and_how_it_is_kept_does_not(root):
         return runs.key_parts(resolved, "01_data_analysis", data="sha256:aa")["settings"]
 
     assert digest("ledger=sqlite:///elsewhere.db", "execution.jobs=1") == digest()
+    assert digest("ray.mode=inline", "ray.address=10.0.0.1:6379") == digest()
     assert digest("languages=[zh]") != digest()
 
 
