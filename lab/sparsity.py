@@ -219,6 +219,7 @@ class Gain:
         loaded_bytes: of the weights in memory; NaN if there are none.
         promised_time: multiplications that are left: the time, if nothing else took any.
         time: latency as it was measured, with its interval.
+        blocks: in which it was measured.
         shrinks: whether it really takes fewer bytes, stored or loaded.
         speeds_up: whether it was shown to be faster; open without enough blocks to tell.
     """
@@ -230,6 +231,7 @@ class Gain:
     loaded_bytes: float
     promised_time: float
     time: Interval
+    blocks: int
     shrinks: bool
     speeds_up: Flag
 
@@ -267,6 +269,7 @@ def gain(
         loaded,
         promised.multiplications,
         comparison.ratio,
+        comparison.blocks,
         min(stored, loaded) < 1 - _SAME,
         _speeds_up(pruned, comparison),
     )

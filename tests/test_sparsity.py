@@ -276,7 +276,7 @@ def test_the_article_cannot_be_replayed_on_what_was_not_measured():
 
 def a_gain(method, share, *, speeds_up="no", time=1.0, stored=1.0):
     interval = Interval(time, time - 0.01, time + 0.01)
-    return Gain(method, share, 0.8, stored, stored, 0.8, interval, stored < 1, speeds_up)
+    return Gain(method, share, 0.8, stored, stored, 0.8, interval, 10, stored < 1, speeds_up)
 
 
 def chosen(points, *gains):
