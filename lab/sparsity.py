@@ -237,13 +237,14 @@ class Gain:
 
     @property
     def says(self) -> str:
-        """What there is to say about the two, in words."""
+        """What came of the promise, in words."""
         faster = {
-            "yes": "faster here",
+            "yes": "is faster here",
             "no": "speeds up nothing here",
-            "open": "not shown to be faster, too few blocks",
+            "open": "is not shown to be faster: too few undisturbed blocks",
         }
-        return f"{'smaller' if self.shrinks else 'shrinks nothing'}, {faster[self.speeds_up]}"
+        smaller = "takes fewer bytes" if self.shrinks else "shrinks nothing"
+        return f"{smaller} and {faster[self.speeds_up]}"
 
 
 def gain(

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 
 import pytest
+from conftest import trial_result
 
 from lab import sparsity
 from lab.errors import ParameterError
 from lab.measurement import Comparison
 from lab.sparsity import Choice, Gain, Point, Reach
 from lab.stats import Interval
-from lab.trials import Quality, Setting, Trial, TrialResult, key
+from lab.trials import Quality, Trial, TrialResult
 from lab.workloads import Saved
 
-SETTING = Setting("data", {"vlm": "sha256:1"}, "code", "cpu")
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
-def result(method="none", share=0.0, scores=None, *, status="ok", **facts):
-    """A result whose items scored so much, by language; each item is a group."""
+def result(method="none", share=0.0, scores=None, **facts):
+    """A result whose items scored so much, by language."""
     trial = Trial(
         tenant="medical",
         kind="text",
@@ -29,21 +29,7 @@ def result(method="none", share=0.0, scores=None, *, status="ok", **facts):
         pruning=method,
         sparsity=share,
     )
-    quality = tuple(
-        Quality(f"{language}{at}", f"{language}{at}", language, {"token_f1": (value, 1.0)})
-        for language, values in (scores or {}).items()
-        for at, value in enumerate(values)
-    )
-    return TrialResult(
-        key=key(trial, SETTING),
-        trial=trial,
-        setting=SETTING,
-        status=status,
-        finished="2026-11-25T03:00:00Z",
-        problem="" if status == "ok" else "it broke",
-        quality=quality,
-        **facts,
-    )
+    return trial_result(trial, scores, **facts)
 
 
 def curve(*results, tolerance=0.05, metric="token_f1"):
@@ -203,14 +189,14 @@ def test_zeros_promise_and_keep_nothing():
     assert (found.promised_bytes, found.promised_time) == (0.7, 0.6)
     assert (found.stored_bytes, found.loaded_bytes) == (1.0, 1.0)
     assert (found.shrinks, found.speeds_up) == (False, "no")
-    assert found.says == "shrinks nothing, speeds up nothing here"
+    assert found.says == "shrinks nothing and speeds up nothing here"
 
 
 def test_fewer_neurons_keep_their_promise():
     pruned = result("structured", 0.5, stored_bytes=700, loaded_bytes=1400)
     found = gained(pruned, compared("faster", 0.8))
     assert (found.shrinks, found.speeds_up, found.time.value) == (True, "yes", 0.8)
-    assert found.says == "smaller, faster here"
+    assert found.says == "takes fewer bytes and is faster here"
 
 
 @pytest.mark.parametrize(
