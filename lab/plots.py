@@ -454,12 +454,14 @@ def sizes(rows: pd.DataFrame, *, title: str = "Bytes of the weights") -> Figure:
     axis.set_xlabel("MB in memory")
     axis.set_title(title)
     _legend_beside(axis)
+    return figure
 
 
+@_styled
 def sparsity_curves(
     curve: pd.DataFrame,
     *,
-    tolerance: float,
+    least: float,
     unit: str,
     article: tuple[str, tuple[float, ...]] = ("", ()),
     title: str = "Quality against sparsity",
@@ -469,7 +471,7 @@ def sparsity_curves(
     Args:
         curve: method, sparsity, language, change (more is better), low, high, n; NaN without an
             answer, drawn as a cross at the lower edge.
-        tolerance: how much worse is still as good.
+        least: change from which on it is tolerated, such as -0.02.
         unit: of the change.
         article: method and sparsities of the article's rule, marked in that method's panel.
         title: stands above, followed by n.
@@ -482,13 +484,13 @@ def sparsity_curves(
         return _nothing(figure, title)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     languages = _languages(curve["language"])
-    most, least = float(curve["sparsity"].max()), float(curve["low"].min(skipna=True))
-    floor = -2 * tolerance if math.isnan(least) else min(least, -2 * tolerance)
+    most, lowest = float(curve["sparsity"].max()), float(curve["low"].min(skipna=True))
+    floor = 2 * least if math.isnan(lowest) else min(lowest, 2 * least)
     for axis, method in zip(grid, methods, strict=False):
         part = curve[curve["method"] == method]
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.axhspan(floor * 1.05, -tolerance, color=QUIET, alpha=0.5, zorder=0)
-        axis.axhline(-tolerance, color="black", linestyle="--", linewidth=1)
+        axis.axhspan(floor * 1.05, least, color=QUIET, alpha=0.5, zorder=0)
+        axis.axhline(least, color="black", linestyle="--", linewidth=1)
         for place, name in enumerate(languages):
             one = part[part["language"] == name].sort_values("sparsity")
             aside = 0.008 * most * (place - (len(languages) - 1) / 2)  # so that none hides another
@@ -509,7 +511,7 @@ def sparsity_curves(
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     each = _range(curve.loc[curve["n"] > 0, "n"])
-    figure.suptitle(f"{title}, n = {each} items per language; shaded: beyond tolerance")
+    figure.suptitle(f"{title}, n = {each} items per language; shaded: not tolerated")
     return figure
 
 

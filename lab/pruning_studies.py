@@ -1,69 +1,64 @@
 """Pruning studied from the first sparsity to the configuration that goes on: notebook 03.
 
-Owns the order: measure every method and sparsity, choose one, measure it again on other items with
-quantization, try each layer alone; and what is concluded. Knows nothing of how a configuration is
+Owns the order: try each layer alone, measure every method and sparsity, choose one, measure it with
+quantization on items drawn anew; and what is concluded. Knows nothing of how a configuration is
 measured, of statistics, or of how results are shown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from lab import (
+    comparisons,
+    designs,
     layers,
-    measurement,
     quality,
     quantization,
+    requests,
     sensitivity,
+    services,
     slimming,
     sparsity,
+    sweeps,
     workloads,
 )
-from lab.errors import ModelError, ParameterError, message
+from lab.comparisons import Comparisons
+from lab.designs import Design
+from lab.errors import ModelError
 from lab.queries import Generation
 from lab.requests import Request
 from lab.sensitivity import Sensitivity
-from lab.services import Service
-from lab.slo import Metric
+from lab.slo import Limit, Metric
 from lab.sparsity import Choice, Gain, Point, Reach, Replay
 from lab.studies import Study
-from lab.trials import Pruning, Trial, TrialResult
+from lab.trials import Trial
 from lab.workloads import Saved, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from lab.corpus import Corpus
+    from lab.params import Resolved
 
-METHODS = tuple(one for one in get_args(Pruning) if one != "none")
+
 _SLIM = {"structured": "neurons", "heads": "heads"}  # methods that take away, and what
+ALONE = 0.7  # sparsity to which each layer is pruned alone: the most that is asked of all together
 _COUNTED = 4  # queries over which multiplications are counted
 _WORDS = {"zh": "Chinese", "en": "English", "ja": "Japanese"}
+RULES = {
+    "how far": sparsity.ORDER_RULE,
+    "promised bytes": workloads.FORMAT,
+    "worth of a layer": sensitivity.RULE,
+}
 Progress = Callable[[str, int, int], None]
 
 
 # --- which configurations -------------------------------------------------------------------------
-
-
-def grid(base: Trial, methods: Sequence[str], sparsities: Sequence[float]) -> tuple[Trial, ...]:
-    """Return the dense trial, and one of every method at every sparsity above 0, in their order.
-
-    Raises: ParameterError if there is no such method, or no sparsity above 0.
-    """
-    if not methods or not any(one > 0 for one in sparsities):
-        got = f"{[*methods]} and {[*sparsities]}"
-        raise ParameterError(message("there must be a method and a sparsity above 0", got=got))
-    shares = sorted({float(one) for one in sparsities} - {0.0})
-    return (
-        base,
-        *(
-            replace(base, pruning=method, sparsity=share)
-            for method in dict.fromkeys(methods)
-            for share in shares
-        ),
-    )
 
 
 def left(module: torch.nn.Module, trial: Trial) -> dict[str, float]:
@@ -106,41 +101,42 @@ class Pruned:
     """What came of pruning a tenant's service.
 
     Attributes:
-        results: of the dense model, and of every method and sparsity.
+        study: the dense model, and every method and sparsity.
         curve: quality of each, by language.
         reaches: how far each method can go.
         gains: what each promised, and what was measured.
         replay: the article's rule.
         choice: what went on; None if everything does harm.
-        again: on other items the dense model, the choice, the quantization, and both; empty
+        again: on items drawn anew the dense model, the choice, the quantization, and both; None
             without a choice.
         sensitivities: what each layer is worth.
         alone: sparsity to which each was pruned for that.
         skipped: configurations that were not measured, with the reason.
-        tolerance: of quality.
-        unit: of quality.
+        limit: of the change of quality.
+        unit: of the quality.
     """
 
-    results: tuple[TrialResult, ...]
+    study: Comparisons
     curve: tuple[Point, ...]
     reaches: tuple[Reach, ...]
     gains: tuple[Gain, ...]
     replay: Replay
     choice: Choice | None
-    again: tuple[TrialResult, ...]
+    again: Comparisons | None
     sensitivities: tuple[Sensitivity, ...]
     alone: float
     skipped: Mapping[Trial, str]
-    tolerance: float
+    limit: Limit
     unit: str
 
     def conclusion(self) -> list[str]:
         """Return the answer in sentences."""
         return [
-            *(_reached(one, self.tolerance, self.unit) for one in self.reaches),
+            *(_reached(one, self.limit, self.unit) for one in self.reaches),
             *_gained(self.gains),
             f"The article's rule: {self.replay.says}.",
             _went_on(self.choice),
+            *_told_again(self.again),
             *_worth_most(self.sensitivities, self.alone),
             *(
                 f"{one.pruning} {one.sparsity:g} {why}: it was not measured."
@@ -149,9 +145,14 @@ class Pruned:
         ]
 
     @property
+    def studies(self) -> list[Comparisons]:
+        """The study, and the one of the choice if there is one."""
+        return [self.study, *([self.again] if self.again else [])]
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
-        """How far each method can go; figures of single configurations are lab.comparisons'."""
-        return tuple(
+        """How far each method can go, and every figure of every configuration."""
+        reached = (
             Metric(
                 "largest_sparsity",
                 one.sparsity,
@@ -161,6 +162,8 @@ class Pruned:
             )
             for one in self.reaches
         )
+        figures = comparisons.metrics([self.study])
+        return (*reached, *figures, *_marked(self.again))
 
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
@@ -172,10 +175,29 @@ class Pruned:
         layers = [_flat(one, "perplexity") for one in self.sensitivities]
         return {
             "curve": pd.DataFrame(points, columns=_columns(Point, "change")),
-            "reaches": pd.DataFrame([vars(one) for one in self.reaches]),
+            "reaches": pd.DataFrame([_row(one) for one in self.reaches]),
             "gains": pd.DataFrame(gains, columns=[*_columns(Gain, "time"), "says"]),
             "layers": pd.DataFrame(layers, columns=_columns(Sensitivity, "perplexity")),
         }
+
+
+def _marked(again: Comparisons | None) -> list[Metric]:
+    """Return the second study's figures, told from the first's by a label."""
+    found = comparisons.metrics([again] if again else [])
+    return [replace(one, labels={**one.labels, "items": "drawn anew"}) for one in found]
+
+
+def _row(reach: Reach) -> dict[str, object]:
+    return {
+        "method": reach.method,
+        "largest sparsity within": reach.sparsity,
+        "verdict": reach.verdict,
+        "first that is not": math.nan if reach.stopped is None else reach.stopped,
+        "which is": {"fail": "worse", "insufficient": "open"}.get(reach.why or "", ""),
+        "in": ", ".join(reach.languages),
+        "passes, does not count": ", ".join(f"{one:g}" for one in reach.beyond),
+        "items a language that would tell": reach.needed,
+    }
 
 
 def _flat(one: object, name: str) -> dict[str, object]:
@@ -192,57 +214,65 @@ def _columns(kind: type, name: str) -> list[str]:
 
 
 def run(
-    base: Trial,
-    measure: Callable[[Study], Sequence[TrialResult]],
-    load: Callable[[], Service],
-    asked: Sequence[Request],
+    design: Design,
+    resolved: Resolved,
     *,
-    methods: Sequence[str],
-    sparsities: Sequence[float],
-    quantized: str,
-    metric: str,
-    tolerance: float,
-    alone: float,
+    corpus: Corpus,
+    combined: str,
+    layer_items: int,
     progress: Progress,
 ) -> Pruned:
-    """Prune a service by every method to every sparsity, and go on with the best.
+    """Prune a tenant's service by every method to every sparsity, and go on with the best.
 
     Args:
-        base: the dense trial.
-        measure: returns the results of a study, in the order of its trials.
-        load: returns the dense service; it is let go before anything is measured.
-        asked: what layers are tried and multiplications counted with, none of it measured.
-        methods: of METHODS.
-        sparsities: 0 is the dense model.
-        quantized: method of lab.quantization, with which the choice is combined.
-        metric: of lab.quality.
-        tolerance: how much worse is still as good, in the metric's unit.
-        alone: sparsity to which each layer alone is pruned, (0, 1).
+        design: as of lab.designs.of_pruning.
+        resolved: the tenant's settings.
+        corpus: the tenant's.
+        combined: method of lab.quantization, with which the choice is measured again.
+        layer_items: queries with which each layer is tried alone, none of them measured.
         progress: called with (stage, done, total).
-    Raises: ParameterError as of `grid`, `sparsity.points` and `sensitivity.of_layers`.
+    Raises: ParameterError as of lab.sensitivity.of_layers, and if there is no such quantization;
+        as lab.sweeps.run.
     """
-    every = grid(base, methods, sparsities)
-    quantization.method(quantized)  # told now, not after the measuring
-    seen = _look(load(), every, asked, alone=alone, progress=progress)
-    results = tuple(measure(Study(tuple(one for one in every if one not in seen.idle))))
-    curve = sparsity.points(results, metric=metric, tolerance=tolerance, seed=base.seed)
+    quantization.method(combined)  # told now, not after the measuring
+    settings, every = resolved.settings, design.studies[0].trials
+    base = every[0]
+    asked = requests.draw(
+        corpus,
+        base.kind,
+        items=base.items,
+        settings=settings,
+        seed=base.seed,
+        calibration=layer_items,
+    ).calibration
+    seen = _look(design, asked, alone=ALONE, progress=progress)
+
+    def measure(*trials: Trial) -> Comparisons:
+        once = replace(design, studies=(Study(trials),))
+        (results,) = sweeps.run(once, resolved, corpus=corpus, progress=progress)
+        return comparisons.compare(results, limits=settings.slo, seed=base.seed)
+
+    study = measure(*(one for one in every if one not in seen.idle))
+    curve = sparsity.points(study)
     reaches = sparsity.reaches(curve)
-    gains = _gains(results, seen.promises, seed=base.seed)
+    gains = tuple(
+        sparsity.gain(study.baseline.result, one, promised=seen.promises[one.result.trial])
+        for one in study.standings[1:]
+    )
     choice = sparsity.choose(curve, gains, far=reaches)
-    again = () if choice is None else tuple(measure(_second(base, choice, quantized)))
     return Pruned(
-        results,
+        study,
         curve,
         reaches,
         gains,
-        sparsity.article(results, curve),
+        sparsity.article(study, curve),
         choice,
-        again,
+        None if choice is None else measure(*_second(base, choice, combined)),
         seen.sensitivities,
-        alone,
+        ALONE,
         seen.idle,
-        tolerance,
-        quality.UNITS[metric],
+        settings.slo.quality_delta,
+        quality.UNITS[comparisons.JUDGED_BY[base.kind][0]],
     )
 
 
@@ -255,16 +285,12 @@ class _Seen:
     sensitivities: tuple[Sensitivity, ...]
 
 
-def _look(
-    service: Service,
-    trials: Sequence[Trial],
-    asked: Sequence[Request],
-    *,
-    alone: float,
-    progress: Progress,
-) -> _Seen:
+def _look(design: Design, asked: Sequence[Request], *, alone: float, progress: Progress) -> _Seen:
+    """Look at the dense model, which is let go of before anything is measured."""
     import torch
 
+    trials = design.studies[0].trials
+    service = services.load(trials[0], design.folders)
     progress("counting", 0, 1)
     engines = {role: model.engine for role, model in service.models.items()}
     whole = torch.nn.ModuleDict({role: engine.module for role, engine in engines.items()})
@@ -289,17 +315,14 @@ def _look(
     )
 
 
-def _second(base: Trial, choice: Choice, quantized: str) -> Study:
-    """Return the study of the choice with quantization.
+def _second(base: Trial, choice: Choice, combined: str) -> tuple[Trial, ...]:
+    """Return the dense trial, the choice, the quantization, and both.
 
-    Of other items: what looks best of many looks better than it is.
+    Of items drawn anew: what looks best of many looks better than it is.
     """
     dense = replace(base, seed=base.seed + 1)
     pruned = replace(dense, pruning=choice.method, sparsity=choice.sparsity)
-    runtime = replace(base.runtime, dtype=quantization.method(quantized).dtype)
-    method = quantized if quantized in quantization.QUANTIZED else quantization.NONE
-    smaller = {"quantization": method, "runtime": runtime}
-    return Study((dense, pruned, replace(dense, **smaller), replace(pruned, **smaller)))
+    return (dense, pruned, designs.stored(dense, combined), designs.stored(pruned, combined))
 
 
 def _promise(workload: Workload, whole: torch.nn.Module, trial: Trial) -> Saved:
@@ -310,27 +333,13 @@ def _promise(workload: Workload, whole: torch.nn.Module, trial: Trial) -> Saved:
     return (workload.with_fewer if trial.pruning in _SLIM else workload.with_zeros)(shares)
 
 
-def _gains(
-    results: Sequence[TrialResult], promises: Mapping[Trial, Saved], *, seed: int
-) -> tuple[Gain, ...]:
-    dense = results[0]
-    floor = measurement.floor_of(dense.blocks, dense.baseline, seed=seed)
-    return tuple(
-        sparsity.gain(
-            dense,
-            one,
-            promised=promises[one.trial],
-            comparison=measurement.compare(one.baseline, one.blocks, floor=floor, seed=seed),
-        )
-        for one in results[1:]
-    )
-
-
 # --- in words -------------------------------------------------------------------------------------
 
 
-def _reached(reach: Reach, tolerance: float, unit: str) -> str:
-    within = f"within {tolerance:g} {unit.split(',')[0]} of the dense model in every language"
+def _reached(reach: Reach, limit: Limit, unit: str) -> str:
+    within = (
+        f"within {abs(limit.bound):g} {unit.split(',')[0]} of the dense model in every language"
+    )
     far = f"{reach.method}: {within} up to a sparsity of {reach.sparsity:g}"
     if reach.stopped is None:
         return f"{far}, the largest that was tried."
@@ -364,8 +373,16 @@ def _went_on(choice: Choice | None) -> str:
         return "Everything that was tried does harm: nothing goes on to be quantized."
     name = f"{choice.method} {choice.sparsity:g}"
     if choice.settled:
-        return f"{name} goes on, and is measured on other items with quantization."
+        return f"{name} goes on, and is measured with quantization on items drawn anew."
     return f"{name} goes on for want of one that is shown to do no harm: it is the least harmful."
+
+
+def _told_again(again: Comparisons | None) -> list[str]:
+    if again is None:
+        return []
+    about = f"{again.about.capitalize()}: "
+    told = [one.removeprefix(about) for one in comparisons.conclusion([again])]
+    return [f"With quantization, on items drawn anew: {one}" for one in told]
 
 
 def _worth_most(found: Sequence[Sensitivity], alone: float) -> list[str]:

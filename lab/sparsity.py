@@ -14,16 +14,15 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Literal
 
-from lab import quality, slo
+from lab import slo
+from lab.comparisons import Comparisons, Standing
 from lab.errors import ParameterError, message
-from lab.measurement import Comparison
-from lab.slo import Limit, Verdict
+from lab.slo import Metric, Verdict
 from lab.stats import Interval
 from lab.trials import Status, TrialResult
 from lab.workloads import Saved
 
-ARTICLE = (0.2, 0.3)  # l1; the second when memory runs out with the first
-ARTICLE_METHOD = "l1"
+ARTICLE = ("l1", (0.2, 0.3))  # the second when memory runs out with the first
 ORDER_RULE = (
     "Each method is judged from its smallest sparsity upwards, and no further than the first that "
     "is not within tolerance in every language: so no correction for many tests is needed (fixed "
@@ -63,80 +62,41 @@ class Point:
     status: Status = "ok"
 
 
-def points(
-    results: Sequence[TrialResult], *, metric: str, tolerance: float, seed: int
-) -> tuple[Point, ...]:
+def points(study: Comparisons) -> tuple[Point, ...]:
     """Return the curve of every method, a point for each sparsity and language, in this order.
 
     Args:
-        results: the first is that of the dense model; others have asked the same items.
-        metric: of lab.quality.
-        tolerance: how much worse is still as good, in the metric's unit, above 0.
-        seed: of the bootstrap.
-    Raises: ParameterError if the tolerance is not above 0, the first is pruned or failed, or
-        another is not pruned.
+        study: of which the dense model is the baseline.
+    Raises: ParameterError if the baseline is pruned or failed, or another is not pruned.
     """
-    _check(results, tolerance)
-    dense = _items(results[0], metric)
-    languages = sorted({one.language for one in dense})
-    found = []
-    for result in results[1:]:
-        place = (result.trial.pruning, result.trial.sparsity)
-        if result.status != "ok":
-            nothing = Interval(math.nan, math.nan, math.nan)
-            found += [
-                Point(*place, language, nothing, 0, "fail", status=result.status)
-                for language in languages
-            ]
-            continue
-        for one in quality.compare(dense, _items(result, metric), seed=seed):
-            if one.language and one.query:
-                found.append(_point(place, one, tolerance))
-    return tuple(sorted(found, key=lambda one: (one.method, one.sparsity, one.language)))
-
-
-def _check(results: Sequence[TrialResult], tolerance: float) -> None:
-    if not tolerance > 0:
-        raise ParameterError(message("tolerance must be above 0", got=tolerance))
-    if not results or results[0].trial.pruning != "none" or results[0].status != "ok":
-        got = f"{results[0].trial.pruning}, {results[0].status}" if results else "none"
-        rule = "the first result must be that of a dense model that answered"
+    dense = study.baseline.result
+    if dense.trial.pruning != "none" or dense.status != "ok":
+        rule = "the baseline of a curve must be a dense model that answered"
+        got = f"{dense.trial.name}: {dense.problem or dense.status}"
         raise ParameterError(message(rule, got=got))
-    if any(one.trial.pruning == "none" for one in results[1:]):
-        rule = "results beside the first must be of pruned models"
-        raise ParameterError(message(rule, got="one that is dense"))
+    languages = sorted({one.language for one in dense.quality})
+    found = []
+    for one in study.standings[1:]:
+        trial = one.result.trial
+        if trial.pruning == "none":
+            rule = "what is compared on a curve must be pruned"
+            raise ParameterError(message(rule, got=trial.name))
+        changes = {
+            str(metric.labels["language"]): metric
+            for metric in one.metrics
+            if metric.name == "quality_delta"
+        }
+        found += [_point(one.result, language, changes.get(language)) for language in languages]
+    return tuple(sorted(found, key=attrgetter("method", "sparsity", "language")))
 
 
-def _items(result: TrialResult, metric: str) -> list[quality.Item]:
-    return [
-        quality.Item(
-            one.item,
-            one.group,
-            one.language,
-            result.trial.kind,
-            {metric: quality.Score(*one.scores[metric])},
-        )
-        for one in result.quality
-        if metric in one.scores
-    ]
-
-
-def _point(place: tuple[str, float], one: quality.Difference, tolerance: float) -> Point:
-    sign = 1 if one.higher_is_better else -1
-    low, high = sorted(sign * end for end in one.ci)
-    change = Interval(sign * one.value, low, high)
-    verdict = slo.judge(Limit(">", -tolerance), value=change.value, ci=(low, high))
-    needed = _needed(change, tolerance, one.n) if verdict == "insufficient" else None
-    return Point(*place, str(one.language), change, one.n, verdict, needed)
-
-
-def _needed(change: Interval, tolerance: float, n: int) -> int | None:
-    """Return the items after which the interval would leave out the tolerance's end."""
-    gap = abs(change.value + tolerance)
-    half = change.value - change.low if change.value > -tolerance else change.high - change.value
-    if not gap > 0 or not math.isfinite(half):
-        return None
-    return max(n + 1, math.ceil(n * (half / gap) ** 2))
+def _point(result: TrialResult, language: str, change: Metric | None) -> Point:
+    place = (result.trial.pruning, result.trial.sparsity, language)
+    if result.status != "ok" or change is None or change.verdict is None:
+        nothing = Interval(math.nan, math.nan, math.nan)
+        return Point(*place, nothing, 0, "fail", status=result.status)
+    ends = change.ci or (math.nan, math.nan)
+    return Point(*place, Interval(change.value, *ends), change.n, change.verdict, change.needed)
 
 
 # --- how far --------------------------------------------------------------------------------------
@@ -247,17 +207,15 @@ class Gain:
         return f"{smaller} and {faster[self.speeds_up]}"
 
 
-def gain(
-    dense: TrialResult, pruned: TrialResult, *, promised: Saved, comparison: Comparison
-) -> Gain:
+def gain(dense: TrialResult, standing: Standing, *, promised: Saved) -> Gain:
     """Return what a pruned configuration promised and what came of it.
 
     Args:
         dense: the baseline, with its bytes.
-        pruned: of the same study.
+        standing: of the pruned one in the same study.
         promised: as lab.workloads has it.
-        comparison: of the two latencies.
     """
+    pruned, speed = standing.result, standing.speed
     stored, loaded = (
         _share(getattr(pruned, name), getattr(dense, name))
         for name in ("stored_bytes", "loaded_bytes")
@@ -269,18 +227,23 @@ def gain(
         stored,
         loaded,
         promised.multiplications,
-        comparison.ratio,
-        comparison.blocks,
+        speed.ratio if speed else Interval(math.nan, 0.0, math.inf),
+        speed.blocks if speed else 0,
         min(stored, loaded) < 1 - _SAME,
-        _speeds_up(pruned, comparison),
+        _speeds_up(standing),
     )
 
 
-def _speeds_up(pruned: TrialResult, comparison: Comparison) -> Flag:
-    if comparison.verdict != "insufficient" or pruned.status != "ok":
-        return "yes" if comparison.verdict == "faster" else "no"
+def _speeds_up(standing: Standing) -> Flag:
+    speed = standing.speed
+    if standing.result.status != "ok":
+        return "no"
+    if speed is None:
+        return "open"
+    if speed.verdict != "insufficient":
+        return "yes" if speed.verdict == "faster" else "no"
     # With blocks enough, what lies within the noise is no gain that anybody would see.
-    enough = comparison.needed is None and math.isfinite(comparison.floor)
+    enough = speed.needed is None and math.isfinite(speed.floor)
     return "no" if enough else "open"
 
 
@@ -306,15 +269,16 @@ class Replay:
     says: str
 
 
-def article(results: Sequence[TrialResult], curve: Sequence[Point]) -> Replay:
+def article(study: Comparisons, curve: Sequence[Point]) -> Replay:
     """Replay the article's rule on what was measured.
 
     Args:
-        results: as of `points`.
+        study: as of `points`.
         curve: as `points` returns it.
     """
-    l1 = {one.trial.sparsity: one for one in results if one.trial.pruning == ARTICLE_METHOD}
-    first, second = ARTICLE
+    method, (first, second) = ARTICLE
+    results = [one.result for one in study.standings]
+    l1 = {one.trial.sparsity: one for one in results if one.trial.pruning == method}
     if first not in l1:
         return Replay(None, None, f"the article's rule begins with l1 {first:g}: not measured")
     ran_out = l1[first].status == "out_of_memory"
@@ -323,7 +287,7 @@ def article(results: Sequence[TrialResult], curve: Sequence[Point]) -> Replay:
         words = f"memory ran out with l1 {first:g}; l1 {second:g} was not measured"
         return Replay(None, None, words)
     verdict = slo.overall(
-        one.verdict for one in curve if (one.method, one.sparsity) == (ARTICLE_METHOD, sparsity)
+        one.verdict for one in curve if (one.method, one.sparsity) == (method, sparsity)
     )
     within = {
         "pass": "within tolerance in every language",

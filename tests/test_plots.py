@@ -140,7 +140,7 @@ FIGURES = {
     "sparsity_curves": (
         plots.sparsity_curves,
         curve,
-        {"tolerance": 0.05, "unit": "F1", "article": ("l1", (0.2, 0.3))},
+        {"least": -0.05, "unit": "F1", "article": ("l1", (0.2, 0.3))},
     ),
     "sensitivities": (plots.sensitivities, sensitivities, {}),
     "promises": (plots.promises, gains, {}),
@@ -222,9 +222,7 @@ def test_long_names_and_many_classes_are_shortened_and_it_is_said():
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_methods_have_panels_of_their_own(count):
     some = ("l1", "wanda", "structured", "heads")[:count]
-    figure = plots.sparsity_curves(
-        curve(some), tolerance=0.05, unit="F1", article=("l1", (0.2, 0.3))
-    )
+    figure = plots.sparsity_curves(curve(some), least=-0.05, unit="F1", article=("l1", (0.2, 0.3)))
     png(figure)
     assert "l1 (dotted: the article's 0.2 and 0.3)" in texts(figure)
     assert set(some[1:]) <= set(texts(figure))
@@ -234,9 +232,9 @@ def test_who_did_not_answer_and_who_has_no_interval_are_drawn():
     frame = curve(("l1",))
     frame.loc[frame["sparsity"] == 0.5, ["change", "low", "high"]] = np.nan
     frame.loc[frame["sparsity"] == 0.3, ["low", "high"]] = np.nan
-    png(plots.sparsity_curves(frame, tolerance=0.05, unit="F1"))
+    png(plots.sparsity_curves(frame, least=-0.05, unit="F1"))
     frame[["change", "low", "high"]] = np.nan
-    png(plots.sparsity_curves(frame.assign(n=0), tolerance=0.05, unit="F1"))
+    png(plots.sparsity_curves(frame.assign(n=0), least=-0.05, unit="F1"))
 
 
 def test_of_many_layers_the_worst_are_drawn_and_it_is_said():

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT, trial_result
 
-from lab import params, pruning_studies, sensitivity, services
+from lab import designs, params, pruning_studies, sensitivity, services
 from lab.errors import ParameterError
 from lab.queries import Query
-from lab.requests import Request
+from lab.requests import Drawn, Request
 from lab.trials import Runtime, Trial
 
 BASE = Trial(tenant="medical", kind="text", suite="demo", items=6, seed=3, turns=2)
@@ -30,87 +30,82 @@ def few(monkeypatch):
     monkeypatch.setattr(sensitivity.pruning, "input_norms", some)
 
 
-@pytest.fixture(scope="module")
-def service():
-    return services.load(BASE, FOLDERS)
+def resolved():
+    return params.load("medical", root=ROOT, overrides=["slo.quality_delta='>= -0.05'"])
 
 
 def asked():
-    prompt = params.load("medical", root=ROOT).settings.system_prompt
-    return [
+    prompt = resolved().settings.system_prompt
+    return tuple(
         Request(str(at), str(at), "en", Query(text=text, language="en", system=prompt), "Yes.")
         for at, text in enumerate(["Do you have masks?", "Is it open?"])
-    ]
+    )
 
 
-def run(service, score, **options):
-    """Run a study whose configurations score as told; returns it and the studies."""
-    measured = []
+@pytest.fixture
+def run(monkeypatch):
+    """Return what runs a study whose configurations score as told: what came, and the studies."""
 
-    def measure(study):
-        measured.append(study)
-        return [
-            trial_result(
-                one,
-                {language: [score(one, language)] * 400 for language in LANGUAGES},
-                stored_bytes=BYTES[one.pruning],
-                loaded_bytes=BYTES[one.pruning],
-            )
-            for one in study.trials
-        ]
+    def ran(score, methods=("l1", "structured"), sparsities=(0, 0.2, 0.3, 0.5), combined="nf4"):
+        measured = []
 
-    more = {
-        "methods": ["l1", "structured"],
-        "sparsities": [0, 0.2, 0.3, 0.5],
-        "quantized": "nf4",
-        "metric": "token_f1",
-        "tolerance": 0.05,
-        "alone": 0.7,
-        "progress": lambda *words: None,
-    } | options
-    found = pruning_studies.run(BASE, measure, lambda: service, asked(), **more)
-    return found, measured
+        def measure(design, *_, **__):
+            (study,) = design.studies
+            measured.append(study)
+            return [
+                [
+                    trial_result(
+                        one,
+                        {language: [score(one, language)] * 100 for language in LANGUAGES},
+                        stored_bytes=BYTES[one.pruning],
+                        loaded_bytes=BYTES[one.pruning],
+                    )
+                    for one in study.trials
+                ]
+            ]
 
+        monkeypatch.setattr(pruning_studies.sweeps, "run", measure)
+        monkeypatch.setattr(pruning_studies.requests, "draw", lambda *_, **__: Drawn((), asked()))
+        found = pruning_studies.run(
+            design(methods, sparsities),
+            resolved(),
+            corpus=None,
+            combined=combined,
+            layer_items=2,
+            progress=lambda *words: None,
+        )
+        return found, measured
 
-def test_every_method_is_measured_at_every_sparsity_beside_the_dense_model():
-    trials = pruning_studies.grid(BASE, ["wanda", "l1"], [0.3, 0, 0.2, 0.3])
-    assert [(one.pruning, one.sparsity) for one in trials] == [
-        ("none", 0.0),
-        ("wanda", 0.2),
-        ("wanda", 0.3),
-        ("l1", 0.2),
-        ("l1", 0.3),
-    ]
+    return ran
 
 
-@pytest.mark.parametrize(
-    ("methods", "sparsities", "rule"),
-    [
-        ([], [0.2], "a method and a sparsity above 0"),
-        (["l1"], [0.0], "a method and a sparsity above 0"),
-        (["magic"], [0.2], "pruning must be one of"),
-        (["l1"], [1.2], r"sparsity must be in \[0, 1\), got 1.2"),
-    ],
-)
-def test_what_is_no_grid_is_refused(methods, sparsities, rule):
-    with pytest.raises(ParameterError, match=rule):
-        pruning_studies.grid(BASE, methods, sparsities)
+def design(methods, sparsities):
+    return designs.of_pruning(
+        resolved(),
+        methods=methods,
+        sparsities=sparsities,
+        query="text",
+        batch_size=1,
+        items=6,
+        turns=2,
+        seed=3,
+    )
 
 
-def test_what_takes_nothing_or_the_same_away_is_not_measured(service):
-    module = service.models["vlm"].engine.module  # of four heads
-    trials = pruning_studies.grid(BASE, ["l1", "heads"], [0.2, 0.3, 0.5])
-    found = pruning_studies.idle(module, trials)
+def test_what_takes_nothing_or_the_same_away_is_not_measured():
+    vlm = services.load(BASE, FOLDERS).models["vlm"]  # of four heads
+    (study,) = design(["l1", "heads"], [0.2, 0.3, 0.5]).studies
+    found = pruning_studies.idle(vlm.engine.module, study.trials)
     assert {(one.pruning, one.sparsity): why for one, why in found.items()} == {
         ("heads", 0.2): "takes no heads from this model",
         ("heads", 0.5): "takes as many heads as 0.3",
     }
 
 
-def test_the_best_within_tolerance_goes_on_with_quantization_on_other_items(service):
+def test_the_best_within_tolerance_goes_on_with_quantization_on_other_items(run):
     good = {"l1": 0.3, "structured": 0.2}
     found, (first, second) = run(
-        service, lambda one, _: 1.0 if one.sparsity <= good.get(one.pruning, 0) else 0.5
+        lambda one, _: 1.0 if one.sparsity <= good.get(one.pruning, 0) else 0.5
     )
     assert len(first.trials) == 7
     assert {one.method: one.sparsity for one in found.reaches} == good
@@ -124,11 +119,11 @@ def test_the_best_within_tolerance_goes_on_with_quantization_on_other_items(serv
     assert pruned == replace(dense, pruning="structured", sparsity=0.2)
     assert (quantized.quantization, quantized.runtime) == ("nf4", Runtime("bfloat16"))
     assert both == replace(quantized, pruning="structured", sparsity=0.2)
-    assert [one.trial for one in found.again] == [*second.trials]
+    assert [one.result.trial for one in found.again.standings] == [*second.trials]
 
 
-def test_promises_stand_beside_what_was_measured(service):
-    found, _ = run(service, lambda *_: 1.0)
+def test_promises_stand_beside_what_was_measured(run):
+    found, _ = run(lambda *_: 1.0)
     gains = {(one.method, one.sparsity): one for one in found.gains}
     # 16 bits become one and 70 % of 16.
     assert gains["l1", 0.3].promised_bytes < 0.9
@@ -138,10 +133,9 @@ def test_promises_stand_beside_what_was_measured(service):
     assert {one.speeds_up for one in found.gains} == {"open"}
 
 
-def test_the_conclusion_is_computed(service):
+def test_the_conclusion_is_computed(run):
     bad = "zh"
     found, _ = run(
-        service,
         lambda one, language: (
             0.5 if language == bad and (one.pruning, one.sparsity) == ("l1", 0.3) else 1.0
         ),
@@ -163,28 +157,33 @@ def test_the_conclusion_is_computed(service):
     assert any("alone" in one for one in words)
 
 
-def test_if_everything_does_harm_nothing_goes_on(service):
-    found, measured = run(service, lambda one, _: 0.2 if one.sparsity else 1.0)
+def test_if_everything_does_harm_nothing_goes_on(run):
+    found, measured = run(lambda one, _: 0.2 if one.sparsity else 1.0)
     assert len(measured) == 1
-    assert (found.choice, found.again) == (None, ())
+    assert (found.choice, found.again) == (None, None)
     words = found.conclusion()
     assert any("l1: no sparsity is within" in one for one in words)
     assert "Everything that was tried does harm: nothing goes on to be quantized." in words
 
 
-def test_frames_and_metrics_hold_it_all(service):
-    found, _ = run(service, lambda *_: 1.0)
+def test_frames_and_metrics_hold_it_all(run):
+    found, _ = run(lambda *_: 1.0)
     frames = found.frames
     assert len(frames["curve"]) == 6 * 3
     assert {"change", "low", "high"} <= set(frames["curve"])
     assert len(frames["gains"]) == 6
     assert {"time", "low", "high", "says", "blocks"} <= set(frames["gains"])
     assert len(frames["layers"]) == len(found.sensitivities) > 1
-    figures = {one.labels["pruning"]: one for one in found.metrics}
-    assert figures["l1"].value == 0.5
-    assert figures["l1"].n == 400 * 9
+    figures = [one for one in found.metrics if one.name == "largest_sparsity"]
+    assert {one.labels["pruning"]: (one.value, one.n) for one in figures} == {
+        "l1": (0.5, 900),
+        "structured": (0.5, 900),
+    }
+    # The two studies' figures can be told apart.
+    kept = [(one.name, tuple(sorted(one.labels.items()))) for one in found.metrics]
+    assert len(set(kept)) == len(kept)
 
 
-def test_a_quantization_that_there_is_not_is_told_before_anything_is_measured(service):
+def test_a_quantization_that_there_is_not_is_told_before_anything_is_measured(run):
     with pytest.raises(ParameterError, match="method must be one of"):
-        run(None, None, quantized="magic")
+        run(None, combined="magic")
