@@ -17,7 +17,7 @@ from lab.errors import ParameterError, message
 from lab.params import Resolved
 from lab.roles import Role
 from lab.studies import Study
-from lab.trials import Kind, Runtime, Trial
+from lab.trials import Kind, Pruning, Runtime, Trial
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,46 @@ def of_quantization(
         studies.append(Study(tuple(able)))
     told = [f"{name} is not measured: {why}." for name, why in obstacles.items() if why]
     return Design(tuple(studies), (*told, *silent), folders, digests)
+
+
+def of_pruning(
+    resolved: Resolved,
+    *,
+    methods: Sequence[str],
+    sparsities: Sequence[float],
+    query: str,
+    batch_size: int,
+    items: int,
+    turns: int,
+    seed: int,
+) -> Design:
+    """Compare ways to prune, each at several sparsities, with the dense model.
+
+    Args:
+        resolved: the tenant's settings.
+        methods: of lab.trials.Pruning but none, at least one.
+        sparsities: 0 is the dense model, which is measured anyway; at least one above it.
+        query: kind of the queries.
+        batch_size: queries answered at a time.
+        items: different queries that are asked.
+        turns: as of `of_quantization`.
+        seed: as of `of_quantization`.
+    Returns: one study.
+    Raises: as `of_quantization`; ParameterError also for a sparsity that is not one.
+    """
+    _check(methods, "methods", [one for one in get_args(Pruning) if one != "none"])
+    shares = sorted(set(sparsities) - {0})
+    if not shares:
+        rule = "sparsities must hold one above 0"
+        raise ParameterError(message(rule, got=list(sparsities)))
+    (size,) = _batch_sizes([batch_size])
+    folders, digests = located(resolved)
+    kinds, _ = _kinds([query], folders, str(resolved.settings.suite))
+    dense = _trial(resolved, kinds[0], items=items, turns=turns, seed=seed, batch_size=size)
+    pruned = [
+        replace(dense, pruning=method, sparsity=share) for method, share in product(methods, shares)
+    ]
+    return Design((Study((dense, *pruned)),), (), folders, digests)
 
 
 def stored(trial: Trial, method: str) -> Trial:

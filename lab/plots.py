@@ -44,6 +44,7 @@ _FONT_PACKAGE = "notojp_matplotlib"
 _FAMILIES = ("DejaVu Sans", "Noto Sans CJK JP")  # in this order, glyph by glyph
 _WIDTH = 9.0  # inches
 _MOST_BARS = 44  # per language; above, the largest and the smallest are shown
+_MOST_LAYERS = 30  # above, those that are worth most are shown
 _LONGEST_NAME = 32  # columns of a class's name that fit beside a bar; a CJK character takes two
 # Mark and colour of a verdict about speed.
 _SPEEDS: Mapping[str, tuple[str, str]] = {
@@ -453,6 +454,203 @@ def sizes(rows: pd.DataFrame, *, title: str = "Bytes of the weights") -> Figure:
     axis.set_xlabel("MB in memory")
     axis.set_title(title)
     _legend_beside(axis)
+    return figure
+
+
+@_styled
+def sparsity_curves(
+    curve: pd.DataFrame,
+    *,
+    least: float,
+    unit: str,
+    article: tuple[str, tuple[float, ...]] = ("", ()),
+    title: str = "Quality against sparsity",
+) -> Figure:
+    """Draw what each sparsity does to the quality, a panel per method, a line per language.
+
+    Args:
+        curve: method, sparsity, language, change (more is better), low, high, n; NaN without an
+            answer, drawn as a cross at the lower edge.
+        least: change from which on it is tolerated, such as -0.02.
+        unit: of the change.
+        article: method and sparsities of the article's rule, marked in that method's panel.
+        title: stands above, followed by n.
+    """
+    methods = list(dict.fromkeys(curve["method"]))
+    columns = min(2, max(1, len(methods)))
+    rows = math.ceil(len(methods) / columns)
+    figure = Figure(figsize=(_WIDTH, 1.1 + 2.5 * max(1, rows)))
+    if not methods:
+        return _nothing(figure, title)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    languages = _languages(curve["language"])
+    most, lowest = float(curve["sparsity"].max()), float(curve["low"].min(skipna=True))
+    floor = 2 * least if math.isnan(lowest) else min(lowest, 2 * least)
+    for axis, method in zip(grid, methods, strict=False):
+        part = curve[curve["method"] == method]
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.axhspan(floor * 1.05, least, color=QUIET, alpha=0.5, zorder=0)
+        axis.axhline(least, color="black", linestyle="--", linewidth=1)
+        for place, name in enumerate(languages):
+            one = part[part["language"] == name].sort_values("sparsity")
+            aside = 0.008 * most * (place - (len(languages) - 1) / 2)  # so that none hides another
+            _curve(axis, one, name, aside=aside, floor=floor)
+        if method == article[0]:
+            for sparsity in article[1]:
+                axis.axvline(sparsity, color="black", linestyle=":", linewidth=1)
+        marked = " and ".join(f"{one:g}" for one in article[1]) if method == article[0] else ""
+        axis.set_title(f"{method} (dotted: the article's {marked})" if marked else method)
+        axis.set_xlim(0, most * 1.06)
+        axis.set_ylim(bottom=floor * 1.05)
+    for axis in grid[len(methods) :]:
+        axis.set_axis_off()
+    for axis in grid[max(0, len(methods) - columns) : len(methods)]:  # nothing drawn below
+        axis.set_xlabel("sparsity (share of weights, neurons or heads)")
+        axis.tick_params(labelbottom=True)
+    figure.supylabel(f"change against dense ({unit})", fontsize=9)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    each = _range(curve.loc[curve["n"] > 0, "n"])
+    figure.suptitle(f"{title}, n = {each} items per language; shaded: not tolerated")
+    return figure
+
+
+def _curve(axis: Axes, one: pd.DataFrame, language: str, *, aside: float, floor: float) -> None:
+    """Draw a language's line from the dense model on, and a cross where there was no answer."""
+    colour, known = COLOURS.get(language, OTHER), one[one["change"].notna()]
+    bars = np.nan_to_num([known["change"] - known["low"], known["high"] - known["change"]], nan=0.0)
+    axis.errorbar(
+        known["sparsity"] + aside,
+        known["change"],
+        yerr=np.maximum(bars, 0.0),
+        fmt=MARKS.get(language, "x"),
+        color=colour,
+        markersize=4,
+        capsize=2,
+        linewidth=1.2,
+        label=_name(language),
+    )
+    axis.plot(
+        [0.0, *(known["sparsity"] + aside)], [0.0, *known["change"]], color=colour, linewidth=1
+    )
+    silent = one[one["change"].isna()]
+    if len(silent):  # an empty line that is not clipped would have no place, and the layout none
+        at = [floor] * len(silent)
+        axis.plot(silent["sparsity"] + aside, at, "x", color=colour, clip_on=False)
+
+
+def _range(counts: pd.Series) -> str:
+    if counts.empty:
+        return "0"
+    least, most = int(counts.min()), int(counts.max())
+    return _count(least) if least == most else f"{_count(least)} to {_count(most)}"
+
+
+@_styled
+def sensitivities(found: pd.DataFrame, *, title: str = "What each layer is worth") -> Figure:
+    """Draw what becomes of the perplexity when one layer alone is pruned, the worst first.
+
+    Args:
+        found: layer, perplexity (over the whole model's), low, high, groups.
+        title: stands above, followed by n.
+    """
+    ordered = found.sort_values("perplexity", ascending=False, kind="stable")
+    shown = ordered.head(_MOST_LAYERS)
+    figure = Figure(figsize=(_WIDTH, max(2.2, 1.2 + 0.19 * len(shown))))
+    if shown.empty:
+        return _nothing(figure, title)
+    axis = figure.subplots()
+    places = np.arange(len(shown))
+    change = shown[["perplexity", "low", "high"]].to_numpy(dtype=float)
+    change = 100 * (np.where(np.isfinite(change), change, np.nan) - 1)
+    bars = np.nan_to_num([change[:, 0] - change[:, 1], change[:, 2] - change[:, 0]])
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.errorbar(
+        change[:, 0],
+        places,
+        xerr=np.maximum(bars, 0),
+        fmt="o",
+        color=COLOURS["en"],
+        ecolor=OTHER,
+        markersize=4,
+        capsize=2,
+        linewidth=1.2,
+    )
+    for place in places[np.isnan(change[:, 0])]:
+        axis.annotate(
+            "no answer that is a number",
+            (0.99, place),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="center",
+            fontsize=8,
+        )
+    axis.set_yticks(places, _shortened(shown["layer"]), fontsize=8)
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel("change of the perplexity of the right answers (%), with 95 % interval")
+    left = len(found) - len(shown)
+    note = f"; the worst {len(shown)} of {len(found)} layers" if left else ""
+    axis.set_title(f"{title}, n = {_range(found['groups'])} groups of items{note}")
+    return figure
+
+
+def _shortened(names: pd.Series) -> list[str]:
+    """Return names of layers without what says nothing in all of them."""
+    return [name.removeprefix("model.").replace("layers.", "") for name in names]
+
+
+@_styled
+def promises(gains: pd.DataFrame, *, title: str = "Promised and measured") -> Figure:
+    """Draw what zeros promise beside what was measured: bytes on the left, time on the right.
+
+    Args:
+        gains: method, sparsity, promised_bytes, stored_bytes, loaded_bytes, promised_time, time,
+            low, high: shares of the dense model; blocks, in which the time was measured.
+        title: stands above, followed by n.
+    """
+    figure = Figure(figsize=(_WIDTH, max(2.4, 1.5 + 0.22 * len(gains))))
+    if gains.empty:
+        return _nothing(figure, title)
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(gains))
+    quiet = {"linestyle": "none", "markersize": 6}
+    for axis, promised, kept in (
+        (left, gains["promised_bytes"], gains["stored_bytes"]),
+        (right, gains["promised_time"], gains["time"]),
+    ):
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.hlines(places, promised, kept, color=QUIET, linewidth=3, zorder=1)
+        axis.plot(promised, places, "D", color=OTHER, fillstyle="none", label="promised", **quiet)
+        axis.grid(visible=False, axis="y")
+    left.plot(
+        gains["stored_bytes"], places, "o", color=COLOURS["en"], label="measured, stored", **quiet
+    )
+    left.plot(
+        gains["loaded_bytes"], places, "x", color=COLOURS["zh"], label="measured, loaded", **quiet
+    )
+    bars = np.array([gains["time"] - gains["low"], gains["high"] - gains["time"]], dtype=float)
+    bars[:, ~np.isfinite(bars).all(axis=0)] = 0.0  # of a single block nothing is known
+    right.errorbar(
+        gains["time"],
+        places,
+        xerr=np.maximum(bars, 0.0),
+        fmt="o",
+        color=COLOURS["en"],
+        ecolor=OTHER,
+        capsize=2,
+        label="measured",
+    )
+    left.set_yticks(
+        places,
+        [f"{one.method} {one.sparsity:g}" for one in gains.itertuples()],
+    )
+    left.set_ylim(len(gains) - 0.4, -0.6)
+    left.set_xlabel("bytes of the weights (dense = 1)")
+    right.set_xlabel("latency with 95 % interval (dense = 1)\npromised: multiplications left")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.suptitle(f"{title}, n = {_range(gains['blocks'])} blocks")
     return figure
 
 

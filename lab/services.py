@@ -6,7 +6,7 @@ nothing of time, of what is asked, or of how good an answer is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lab.models import Model
 from lab.quantization import NONE
 from lab.queries import Answer, Generation, Query
 from lab.roles import Role
-from lab.trials import Kind, Trial
+from lab.trials import Kind, Runtime, Trial
 
 ROLES: Mapping[Kind, tuple[Role, ...]] = {
     "text": ("vlm",),
@@ -24,7 +24,8 @@ ROLES: Mapping[Kind, tuple[Role, ...]] = {
     "speech": ("asr",),
     "joint": ("asr", "vlm"),
 }
-CALIBRATED = ("wanda", "structured")  # pruning methods that listen to queries first
+Norms = Mapping[Role, Mapping]  # as of lab.pruning.input_norms
+CALIBRATED = ("wanda", "structured", "heads")  # pruning methods that listen to queries first
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,7 @@ def prepare(
     *,
     aside: Path,
     calibration: Sequence[Query] = (),
+    heard: MutableMapping[Runtime, Norms] | None = None,
     device: str = "cpu",
 ) -> Mapping[Role, Path]:
     """Return checkpoints that are pruned as a trial says; as they are if it says nothing.
@@ -92,6 +94,8 @@ def prepare(
         folders: checkpoint by role.
         aside: folder into which pruned ones are written.
         calibration: queries of the kind, for the methods in CALIBRATED.
+        heard: what was heard of the same models and calibration before; what is heard now is put
+            there, so that not every configuration listens to it all again.
         device: cpu, cuda or cuda:N.
     Raises: ParameterError if a role is missing, or a layer is not reached by the calibration;
         MissingError and ModelError as of lab.models.load.
@@ -110,7 +114,7 @@ def prepare(
     dense = load(
         replace(trial, pruning="none", sparsity=0.0, quantization=NONE), folders, device=device
     )
-    _prune(dense, trial, calibration)
+    _prune(dense, trial, calibration, {} if heard is None else heard)
     for role, model in dense.models.items():
         models.save(model.engine, aside / role)
     return {role: aside / role for role in dense.models}
@@ -150,18 +154,27 @@ def load(
     return Service(trial.kind, loaded)
 
 
-def _prune(service: Service, trial: Trial, calibration: Sequence[Query]) -> None:
+def _prune(
+    service: Service,
+    trial: Trial,
+    calibration: Sequence[Query],
+    known: MutableMapping[Runtime, Norms],
+) -> None:
     """Prune every model of a service in place, as the trial says."""
-    norms = _norms(service, calibration) if trial.pruning in CALIBRATED else {}
+    if trial.pruning in CALIBRATED and trial.runtime not in known:
+        known[trial.runtime] = _norms(service, calibration)
+    norms = known[trial.runtime] if trial.pruning in CALIBRATED else {}
     for role, model in service.models.items():
         module, heard = model.engine.module, norms.get(role)
         if trial.pruning == "structured":
             slimming.slim(module, neurons=trial.sparsity, norms=heard)
+        elif trial.pruning == "heads":
+            slimming.slim(module, heads=trial.sparsity, norms=heard)
         else:
             pruning.prune(module, method=trial.pruning, sparsity=trial.sparsity, norms=heard)
 
 
-def _norms(service: Service, calibration: Sequence[Query]) -> dict[Role, Mapping]:
+def _norms(service: Service, calibration: Sequence[Query]) -> Norms:
     """Return the norms of each model's inputs while the service answers, one query at a time."""
     import torch
 

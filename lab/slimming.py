@@ -106,21 +106,8 @@ def slim(
     Raises: ParameterError if a share is out of range or a layer without norm; ModelError if the
         model is quantized, or there is nothing of a kind that shall go.
     """
-    for name, share in (("neurons", neurons), ("heads", heads)):
-        if not 0 <= share < 1:
-            raise ParameterError(message(f"sparsity of {name} must be in [0, 1)", got=share))
     mlps, attentions = _mlps(module), _attentions(module)
-    for name, share, blocks in (("neurons", neurons, mlps), ("heads", heads, attentions)):
-        if share and not blocks:
-            raise ModelError(
-                message(
-                    f"a model to lose {name} must have a configuration that counts them",
-                    got=type(module).__name__,
-                    remedy=f"leave the sparsity of {name} at 0",
-                )
-            )
-    cuts = [(block, _neurons_left(block, neurons)) for block in mlps if neurons]
-    cuts += [(block, _groups_left(block, heads)) for block in attentions if heads]
+    cuts = _cuts(module, mlps, attentions, neurons=neurons, heads=heads)
     kept = [(block, _most_important(block, left, norms)) for block, left in cuts]
     before = _parameters(module)
     for block, units in kept:
@@ -138,6 +125,47 @@ def slim(
         {block.name: block.out.in_features for block in mlps},
         {block.name: block.out.in_features // block.config.head_dim for block in attentions},
     )
+
+
+def shares_left(
+    module: torch.nn.Module, *, neurons: float = 0.0, heads: float = 0.0
+) -> dict[str, float]:
+    """Return the share of its weights that each layer would keep; the model stays as it is.
+
+    Arguments and errors as of `slim`.
+    """
+    names = {layer: name for name, layer in layers.linear(module).items()}
+    shares = dict.fromkeys(names.values(), 1.0)
+    cuts = _cuts(module, _mlps(module), _attentions(module), neurons=neurons, heads=heads)
+    for block, stay in cuts:
+        for layer in (*block.into, block.out):
+            shares[names[layer]] = stay / block.units
+    return shares
+
+
+def _cuts(
+    module: torch.nn.Module,
+    mlps: list[_Block],
+    attentions: list[_Block],
+    *,
+    neurons: float,
+    heads: float,
+) -> list[tuple[_Block, int]]:
+    """Return how many units of each block stay, of the blocks that shall lose some."""
+    for name, share in (("neurons", neurons), ("heads", heads)):
+        if not 0 <= share < 1:
+            raise ParameterError(message(f"sparsity of {name} must be in [0, 1)", got=share))
+    for name, share, blocks in (("neurons", neurons, mlps), ("heads", heads, attentions)):
+        if share and not blocks:
+            raise ModelError(
+                message(
+                    f"a model to lose {name} must have a configuration that counts them",
+                    got=type(module).__name__,
+                    remedy=f"leave the sparsity of {name} at 0",
+                )
+            )
+    cuts = [(block, _neurons_left(block, neurons)) for block in mlps if neurons]
+    return cuts + [(block, _groups_left(block, heads)) for block in attentions if heads]
 
 
 # --- what there is --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from lab.queries import Answer, Generation
 from lab.requests import Drawn, Request
 from lab.roles import Role
 from lab.services import Service
-from lab.trials import Block, Quality, Setting, Status, Trial, TrialResult, digest, key
+from lab.trials import Block, Quality, Runtime, Setting, Status, Trial, TrialResult, digest, key
 
 if TYPE_CHECKING:
     from lab.corpus import Corpus
@@ -234,10 +234,11 @@ def measure(
     ):
         began = perf_counter()
         subjects = [_Subject(trial) for trial in study.trials]
+        heard = {}  # all that are calibrated listen to the same
         for at, subject in enumerate(subjects):
             progress(f"asking {subject.trial}", at, total)
             working(subject.trial)
-            _meet(subject, subjects[:at], drawn, folders, device=device, cache=cache)
+            _meet(subject, subjects[:at], drawn, folders, heard, device=device, cache=cache)
             _judge(subject, drawn, subjects[0].answers)
         tokens = subjects[0].facts.pop("usual_tokens", _TOKENS)
         work = Generation(least=tokens, most=tokens)
@@ -364,6 +365,7 @@ def _meet(
     earlier: Sequence[_Subject],
     drawn: Drawn,
     folders: Mapping[Role, Path],
+    heard: MutableMapping[Runtime, services.Norms],
     *,
     device: str,
     cache: Path | None,
@@ -375,7 +377,7 @@ def _meet(
         if twin is None:
             begun = perf_counter()
             try:
-                _load(subject, drawn, folders, device=device, cache=cache)
+                _load(subject, drawn, folders, heard, device=device, cache=cache)
             finally:
                 subject.environment["loading_s"] = perf_counter() - begun
         else:
@@ -412,6 +414,7 @@ def _load(
     subject: _Subject,
     drawn: Drawn,
     folders: Mapping[Role, Path],
+    heard: MutableMapping[Runtime, services.Norms],
     *,
     device: str,
     cache: Path | None,
@@ -424,6 +427,7 @@ def _load(
             folders,
             aside=Path(aside),
             calibration=[one.query for one in drawn.calibration],
+            heard=heard,
             device=device,
         )
         known = -1

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from lab.errors import ParameterError, message
 
 Kind = Literal["text", "image_text", "speech", "joint"]
-Pruning = Literal["none", "l1", "wanda", "structured"]
+Pruning = Literal["none", "l1", "wanda", "structured", "heads"]
 Status = Literal["ok", "out_of_memory", "timeout", "invalid", "error"]
 
 _FORM = 1  # of a result's record
@@ -67,8 +67,9 @@ class Trial:
         batch_size: queries answered at a time.
         quantization: method, such as ``nf4``; ``none`` leaves the weights in the runtime's dtype.
         pruning: method.
-        sparsity: share of the weights that are zero, or with ``structured`` of the MLP neurons that
-            are gone, [0, 1); above 0 exactly with a method.
+        sparsity: share of the weights that are zero, or with ``structured`` of the MLP neurons and
+            with ``heads`` of the attention heads that are gone, as nearly as the model admits,
+            [0, 1); above 0 exactly with a method.
         runtime: see there.
         rate: queries that arrive per second, on average (open loop); None if each batch is sent
             when the one before is answered (closed loop).

@@ -83,3 +83,44 @@ def test_a_tenant_without_a_suite_is_told_so():
     nothing = replace(RESOLVED, settings=RESOLVED.settings.model_copy(update={"suite": None}))
     with pytest.raises(ParameterError, match="suite must name the models that are measured"):
         designs.located(nothing)
+
+
+def pruned(**more):
+    given = {
+        "methods": ["wanda", "l1"],
+        "sparsities": [0.3, 0, 0.2, 0.3],
+        "query": "text",
+        "batch_size": 4,
+        "items": 6,
+        "turns": 2,
+        "seed": 3,
+    } | more
+    return designs.of_pruning(RESOLVED, **given)
+
+
+def test_every_method_is_pruned_to_every_sparsity_beside_the_dense_model():
+    (study,) = pruned().studies
+    assert [(one.pruning, one.sparsity) for one in study.trials] == [
+        ("none", 0.0),
+        ("wanda", 0.2),
+        ("wanda", 0.3),
+        ("l1", 0.2),
+        ("l1", 0.3),
+    ]
+    assert {(one.kind, one.batch_size, one.seed) for one in study.trials} == {("text", 4, 3)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"methods": []}, "methods must be a list with at least one of l1, wanda"),
+        ({"methods": ["magic"]}, "methods must be among l1, wanda, structured, heads, got 'magic'"),
+        ({"sparsities": [0.0]}, "sparsities must hold one above 0"),
+        ({"sparsities": [1.2]}, r"sparsity must be in \[0, 1\), got 1.2"),
+        ({"query": "smell"}, "queries must be among"),
+        ({"batch_size": 0}, "batch_sizes must be"),
+    ],
+)
+def test_a_design_of_pruning_that_cannot_be_is_refused(wrong, told):
+    with pytest.raises(ParameterError, match=told):
+        pruned(**wrong)

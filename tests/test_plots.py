@@ -90,7 +90,60 @@ def audio(n=30):
     )
 
 
+def curve(methods=("l1", "wanda", "structured")):
+    rows = [
+        {
+            "method": method,
+            "sparsity": sparsity,
+            "language": language,
+            "change": -(sparsity**2),
+            "low": -(sparsity**2) - 0.05,
+            "high": 0.05,
+            "n": 30,
+        }
+        for method in methods
+        for sparsity in (0.2, 0.3, 0.5)
+        for language in LANGUAGES
+    ]
+    return pd.DataFrame(rows)
+
+
+def sensitivities(count=9):
+    names = [f"model.language_model.layers.{at}.mlp.down_proj" for at in range(count)]
+    worse = 1 + np.linspace(-0.01, 0.5, count)
+    return pd.DataFrame(
+        {"layer": names, "perplexity": worse, "low": worse - 0.1, "high": worse + 0.2, "groups": 6}
+    )
+
+
+def gains():
+    rows = [
+        {
+            "method": method,
+            "sparsity": sparsity,
+            "promised_bytes": 1 - 0.8 * sparsity,
+            "stored_bytes": 1.0,
+            "loaded_bytes": 1.0,
+            "promised_time": 1 - sparsity,
+            "time": 1.0,
+            "low": 0.97,
+            "high": 1.03,
+            "blocks": 10,
+        }
+        for method in ("l1", "structured")
+        for sparsity in (0.2, 0.5)
+    ]
+    return pd.DataFrame(rows)
+
+
 FIGURES = {
+    "sparsity_curves": (
+        plots.sparsity_curves,
+        curve,
+        {"least": -0.05, "unit": "F1", "article": ("l1", (0.2, 0.3))},
+    ),
+    "sensitivities": (plots.sensitivities, sensitivities, {}),
+    "promises": (plots.promises, gains, {}),
     "balance": (plots.balance, classes, {}),
     "lengths": (plots.lengths, lengths, {}),
     "coverage": (plots.coverage, coverage, {}),
@@ -164,6 +217,46 @@ def test_long_names_and_many_classes_are_shortened_and_it_is_said():
     assert len(names) == 44
     assert max(map(len, names)) <= 32
     assert all(name.endswith("…") for name in names)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_methods_have_panels_of_their_own(count):
+    some = ("l1", "wanda", "structured", "heads")[:count]
+    figure = plots.sparsity_curves(curve(some), least=-0.05, unit="F1", article=("l1", (0.2, 0.3)))
+    png(figure)
+    assert "l1 (dotted: the article's 0.2 and 0.3)" in texts(figure)
+    assert set(some[1:]) <= set(texts(figure))
+
+
+def test_who_did_not_answer_and_who_has_no_interval_are_drawn():
+    frame = curve(("l1",))
+    frame.loc[frame["sparsity"] == 0.5, ["change", "low", "high"]] = np.nan
+    frame.loc[frame["sparsity"] == 0.3, ["low", "high"]] = np.nan
+    png(plots.sparsity_curves(frame, least=-0.05, unit="F1"))
+    frame[["change", "low", "high"]] = np.nan
+    png(plots.sparsity_curves(frame.assign(n=0), least=-0.05, unit="F1"))
+
+
+def test_of_many_layers_the_worst_are_drawn_and_it_is_said():
+    figure = plots.sensitivities(sensitivities(50))
+    png(figure)
+    assert any("the worst 30 of 50 layers" in text for text in texts(figure))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[0] == "language_model.49.mlp.down_proj"
+
+
+def test_a_layer_that_is_the_end_of_all_answers_is_told():
+    frame = sensitivities(3)
+    frame.loc[1, ["perplexity", "low", "high"]] = np.inf
+    figure = plots.sensitivities(frame)
+    png(figure)
+    assert "no answer that is a number" in texts(figure)
+
+
+def test_a_single_block_has_no_interval_and_is_drawn():
+    frame = gains().assign(low=0.0, high=np.inf)
+    frame.loc[0, ["time", "stored_bytes", "loaded_bytes"]] = np.nan
+    png(plots.promises(frame))
 
 
 @pytest.mark.parametrize("name", ["balance", "lengths", "coverage", "question_map", "audio"])

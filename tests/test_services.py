@@ -89,6 +89,27 @@ def test_slimmed_weights_are_gone(method, tmp_path):
     assert all(one.text for one in slim.ask(QUERIES, batch_size=4, generation=SHORT))
 
 
+def test_heads_that_go_are_those_that_calibration_finds_idle(tmp_path):
+    whole = load(TRIAL)
+    slim = load(replace(TRIAL, pruning="heads", sparsity=0.5), tmp_path, calibration=QUERIES)
+    assert slim.loaded_bytes < whole.loaded_bytes
+    llama = slim.models["vlm"].engine.module.config.text_config
+    assert (llama.num_attention_heads, llama.intermediate_size) == (2, 768)
+    assert all(one.text for one in slim.ask(QUERIES, batch_size=4, generation=SHORT))
+
+
+def test_what_was_heard_is_not_listened_to_again(tmp_path, monkeypatch):
+    seen = [Query(text=QUERIES[0].text, image=lessons.picture(0, part="train").draw())]
+    trial, heard = replace(TRIAL, pruning="wanda", sparsity=0.3), {}
+    options = {"calibration": [*QUERIES, *seen], "heard": heard}
+    first = services.prepare(trial, FOLDERS, aside=tmp_path / "1", **options)
+    assert list(heard) == [TRIAL.runtime]
+    monkeypatch.setattr(services.pruning, "input_norms", lambda *_: 1 / 0)
+    again = services.prepare(trial, FOLDERS, aside=tmp_path / "2", **options)
+    weights = [(one["vlm"] / "model.safetensors").read_bytes() for one in (first, again)]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize("method", ["wanda", "structured"])
 def test_a_part_that_no_calibration_reaches_is_told(method, tmp_path):
     with pytest.raises(ParameterError, match="norm"):
