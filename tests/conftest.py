@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -175,7 +176,10 @@ def sound_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh_project(demo_project: Path, tmp_path: Path) -> Path:
     """A private copy of the demo project, to be changed at will."""
     shutil.copytree(
-        demo_project, tmp_path / "demo", ignore=shutil.ignore_patterns("reports", ".cache")
+        demo_project,
+        tmp_path / "demo",
+        ignore=shutil.ignore_patterns("reports", ".cache"),
+        copy_function=_copy,
     )
     (tmp_path / "demo" / "reports").mkdir()
     return tmp_path / "demo"
@@ -200,12 +204,26 @@ def _made_once(
 def copy_project(folder: Path) -> None:
     """Copy what a project consists of besides its data."""
     for name in ("params", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=NO_WEIGHTS)
+        shutil.copytree(
+            ROOT / name,
+            folder / name,
+            ignore=shutil.ignore_patterns(".ipynb_checkpoints"),
+            copy_function=_copy,
+        )
     shutil.copy(ROOT / "constraints.txt", folder)
     suite = folder / "params" / "models" / "demo.yaml"
     here = suite.read_text("utf-8").replace("folder: params/", f"folder: {ROOT}/params/")
     suite.write_text(here, "utf-8")
     (folder / "reports").mkdir()
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy a file; weights become a second name of the same file where that is possible."""
+    if source.endswith(".safetensors"):
+        with contextlib.suppress(OSError):  # on another disk
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
 
 
 def small_llama() -> Any:
