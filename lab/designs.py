@@ -119,6 +119,37 @@ def of_pruning(
     return Design((Study((dense, *pruned)),), (), folders, digests)
 
 
+def of_batch_sizes(
+    resolved: Resolved,
+    *,
+    queries: Sequence[str],
+    batch_sizes: Sequence[int],
+    items: int,
+    turns: int,
+    seed: int,
+) -> Design:
+    """Compare batch sizes of the models as they are: a study for each kind of query.
+
+    Args:
+        resolved: the tenant's settings.
+        queries: kinds.
+        batch_sizes: queries answered at a time; 1 is always among them, as the baseline.
+        items: as of `of_quantization`.
+        turns: likewise.
+        seed: likewise.
+    Raises: ParameterError that lists what is wrong with queries or batch sizes; UsageError,
+        MissingError and ModelError of the suite.
+    """
+    sizes = [one for one in _batch_sizes(batch_sizes) if one > 1]
+    folders, digests = located(resolved)
+    kinds, silent = _kinds(queries, folders, str(resolved.settings.suite))
+    studies = []
+    for kind in kinds:
+        base = _trial(resolved, kind, items=items, turns=turns, seed=seed)
+        studies.append(Study((base, *(replace(base, batch_size=size) for size in sizes))))
+    return Design(tuple(studies), tuple(silent), folders, digests)
+
+
 def stored(trial: Trial, method: str) -> Trial:
     """Return a trial with its weights stored by a method, computed in the dtype that suits it."""
     chosen = quantization.method(method)

@@ -148,6 +148,18 @@ def load(
     return Model(engine, Loaded(checkpoint.stored_bytes, memory_bytes(engine.module), seconds))
 
 
+def token_counts(folder: Path, queries: Sequence[Query], *, cache: Path | None = None) -> list[int]:
+    """Return how many tokens a vlm is given for each query; its weights are not loaded.
+
+    Args:
+        folder: as of `load`.
+        queries: with or without an image.
+        cache: as of `load`.
+    Raises: MissingError, ModelError.
+    """
+    return roles.token_counts(checkpoints.inspect(folder, role="vlm", cache=cache), queries)
+
+
 def save(engine: Engine, folder: Path) -> None:
     """Write a checkpoint in the dtype of the one it came from, whole or not at all."""
     import torch

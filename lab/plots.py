@@ -54,6 +54,7 @@ _SPEEDS: Mapping[str, tuple[str, str]] = {
     "baseline": ("|", "black"),
 }
 _SILENCE_DBFS = -100.0  # where a recording of zeros is drawn
+_FAR = 1.5  # times what an axis shows: a limit beyond it would squeeze everything else
 
 _P = ParamSpec("_P")
 
@@ -651,6 +652,166 @@ def promises(gains: pd.DataFrame, *, title: str = "Promised and measured") -> Fi
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.suptitle(f"{title}, n = {_range(gains['blocks'])} blocks")
+    return figure
+
+
+@_styled
+def batch_curve(curve: pd.DataFrame, *, title: str = "Throughput and latency") -> Figure:
+    """Draw latency over throughput, a panel per kind of query, each dot with its batch size.
+
+    Args:
+        curve: query, batch_size, batches; throughput, latency_p50 and latency_p95, each with _low
+            and _high; latency_limit and throughput_limit, NaN for none.
+        title: stands above, followed by n.
+    """
+    known = curve.dropna(subset=["throughput", "latency_p50"])
+    figure, panels = _panels(known, title, height=4.2)
+    for axis, (_, part) in panels:
+        part = part.sort_values("batch_size")
+        for name, mark, colour in (("latency_p50", "o-", "#0072B2"), ("latency_p95", "v", OTHER)):
+            axis.errorbar(
+                part["throughput"],
+                part[name],
+                xerr=_bars(part, "throughput") if name == "latency_p50" else None,
+                yerr=_bars(part, name),
+                fmt=mark,
+                color=colour,
+                elinewidth=1,
+                markersize=4,
+                label=f"{name[-2:]}th percentile" if name != "latency_p50" else "median",
+            )
+        for one in part.itertuples():
+            axis.annotate(
+                str(one.batch_size),
+                (one.throughput, one.latency_p50),
+                xytext=(4, -10),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        _limit_line(axis, part["latency_limit"], along="y", sign="s ↑")
+        _limit_line(axis, part["throughput_limit"], along="x", sign="requests/s →")
+        axis.set_xlabel("throughput (requests/s)")
+        axis.set_ylabel("latency of a batch (s)")
+    return _with_title(
+        figure, f"{title} by batch size, n = {_count(known['batches'].sum())} batches"
+    )
+
+
+@_styled
+def batch_memory(curve: pd.DataFrame, *, title: str = "Peak memory") -> Figure:
+    """Draw peak memory over batch size, a panel per kind; a cross is where memory ended.
+
+    Args:
+        curve: query, batch_size, status, peak_bytes (NaN if not known).
+        title: stands above, followed by n.
+    """
+    known = curve[curve["peak_bytes"].notna() | (curve["status"] == "out_of_memory")]
+    figure, panels = _panels(known, title, height=3.4)
+    for axis, (_, part) in panels:
+        part = part.sort_values("batch_size")
+        out = part["status"] == "out_of_memory"
+        ran = part[~out]
+        axis.plot(ran["batch_size"], ran["peak_bytes"] / 1e6, "o-", color="#0072B2", label="ran")
+        axis.plot(
+            part[out]["batch_size"],
+            part[out]["peak_bytes"].fillna(0) / 1e6,
+            "X",
+            color="#D55E00",
+            markersize=9,
+            label="out of memory",
+        )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(part["batch_size"], [str(size) for size in part["batch_size"]])
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("batch size")
+        axis.set_ylabel("peak memory (MB)")
+    return _with_title(figure, f"{title} by batch size, n = {_count(len(known))} trials")
+
+
+@_styled
+def padding(shares: pd.DataFrame, *, title: str = "Padding") -> Figure:
+    """Draw which share of a batch is padding, a panel per kind, a line per order of the queries.
+
+    Args:
+        shares: query, batch_size, queries, drawn, sorted, ideal.
+        title: stands above, followed by n.
+    """
+    figure, panels = _panels(shares, title, height=3.4)
+    orders = {
+        "drawn": ("as they come", "o-", "#D55E00"),
+        "sorted": ("sorted by characters, as here", "s-", "#0072B2"),
+        "ideal": ("sorted by tokens", ":", "#000000"),
+    }
+    for axis, (_, part) in panels:
+        part = part.sort_values("batch_size")
+        for name, (label, mark, colour) in orders.items():
+            axis.plot(part["batch_size"], part[name], mark, color=colour, label=label, markersize=4)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(part["batch_size"], [str(size) for size in part["batch_size"]])
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axis.set_xlabel("batch size")
+        axis.set_ylabel("padding, of all positions")
+    queries = shares.groupby("query")["queries"].first().sum()
+    return _with_title(figure, f"{title}, n = {_count(queries)} queries")
+
+
+def _panels(
+    rows: pd.DataFrame, title: str, *, height: float
+) -> tuple[Figure, list[tuple[Axes, tuple[str, pd.DataFrame]]]]:
+    """Return a figure with a panel per kind of query, each with its rows."""
+    figure = Figure(figsize=(_WIDTH, height))
+    kinds = list(dict.fromkeys(rows["query"]))
+    if not kinds:
+        return _nothing(figure, title), []
+    axes = figure.subplots(1, len(kinds), squeeze=False)[0]
+    panels = []
+    for axis, kind in zip(axes, kinds, strict=True):
+        axis.set_title(kind.replace("_", " + "))
+        panels.append((axis, (kind, rows[rows["query"] == kind])))
+    return figure, panels
+
+
+def _bars(part: pd.DataFrame, name: str) -> np.ndarray:
+    """Return the lengths of error bars, (2, rows); 0 where an end is not known."""
+    ends = [part[name] - part[f"{name}_low"], part[f"{name}_high"] - part[name]]
+    lengths = np.array(ends, dtype=float)
+    return np.where(np.isfinite(lengths), np.maximum(lengths, 0), 0)
+
+
+def _limit_line(axis: Axes, limits: pd.Series, *, along: str, sign: str) -> None:
+    """Draw a limit across; one far beyond what is drawn is written at the edge instead."""
+    if limits.isna().all():
+        return
+    limit, colour = float(limits.dropna().iloc[0]), "#D55E00"
+    end = (axis.get_xlim() if along == "x" else axis.get_ylim())[1]
+    if limit > _FAR * end:
+        place = {"x": 0.98, "y": 0.04} if along == "x" else {"x": 0.02, "y": 0.93}
+        axis.text(
+            **place,
+            s=f"limit {limit:g} {sign}",
+            color=colour,
+            ha="right" if along == "x" else "left",
+            transform=axis.transAxes,
+        )
+    else:
+        line = axis.axvline if along == "x" else axis.axhline
+        line(limit, color=colour, linestyle="--", linewidth=1.2, label="limit")
+
+
+def _with_title(figure: Figure, title: str) -> Figure:
+    """Put a title above the panels and what they have in common below; nothing without panels."""
+    handles: dict[str, object] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+        figure.suptitle(title)
     return figure
 
 

@@ -232,7 +232,7 @@ def run(
         layer_items: queries with which each layer is tried alone, none of them measured.
         progress: called with (stage, done, total).
     Raises: ParameterError as of lab.sensitivity.of_layers, and if there is no such quantization;
-        as lab.sweeps.run.
+        as lab.sweeps.run_design.
     """
     quantization.method(combined)  # told now, not after the measuring
     settings, every = resolved.settings, design.studies[0].trials

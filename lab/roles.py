@@ -109,21 +109,44 @@ def _load_vlm(checkpoint: Checkpoint, options: dict[str, Any]) -> tuple[Any, Any
 
     kind = (
         transformers.AutoModelForCausalLM
-        if checkpoint.architecture.endswith(("ForCausalLM", "LMHeadModel"))
+        if _only_reads(checkpoint)
         else transformers.AutoModelForImageTextToText
     )
-    module = _from_pretrained(kind, checkpoint, options)
-    auto = (
-        transformers.AutoTokenizer
-        if kind is transformers.AutoModelForCausalLM
-        else transformers.AutoProcessor
-    )
+    return _from_pretrained(kind, checkpoint, options), _vlm_processor(checkpoint)
+
+
+def _vlm_processor(checkpoint: Checkpoint) -> Any:
+    import transformers
+
+    auto = transformers.AutoTokenizer if _only_reads(checkpoint) else transformers.AutoProcessor
     processor = auto.from_pretrained(checkpoint.folder, **_SAFE)
     tokenizer = getattr(processor, "tokenizer", processor)
     tokenizer.padding_side = "left"  # so that what is generated follows what was given
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return module, processor
+    return processor
+
+
+def _only_reads(checkpoint: Checkpoint) -> bool:
+    return checkpoint.architecture.endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def token_counts(checkpoint: Checkpoint, queries: Sequence[Query]) -> list[int]:
+    """Return the tokens of each query's prompt, those of its image included, without the weights.
+
+    Args:
+        checkpoint: of a vlm.
+        queries: such as it can take.
+    """
+    with _worded(checkpoint):
+        engine = Engine("vlm", checkpoint, None, _vlm_processor(checkpoint))
+        counts = []
+        for query in queries:
+            text = [prompt(engine, query)]
+            image = {"images": [query.image]} if query.image is not None else {}
+            given = engine.processor(text=text, **image, **framing(engine, text))
+            counts.append(len(given["input_ids"][0]))
+    return counts
 
 
 def _ask_vlm(engine: Engine, queries: Sequence[Query], generation: Generation) -> list[Answer]:

@@ -270,6 +270,15 @@ class TestOtherCheckpoints:
         assert ("image_text" in kinds) == (answering == "vlm")
         assert {one.language for one in found} == set(LANGUAGES)
 
+    @pytest.mark.parametrize("answering", ["vlm", "llama"])
+    def test_tokens_are_counted_without_the_weights(self, suite, llama, answering):
+        folder = suite / "vlm" if answering == "vlm" else llama
+        queries = [Query(text="how"), Query(text="如何退货 how do I return it", system="hello")]
+        if answering == "vlm":
+            queries.append(Query(text="how", image=Image.new("RGB", (512, 512))))
+        answers = models.load("vlm", folder).ask(queries, generation=SHORT)
+        assert models.token_counts(folder, queries) == [answer.tokens_in for answer in answers]
+
     def test_quantized_weights_take_less(self, suite, loaded):
         small = models.load("vlm", suite / "vlm", quantization="nf4")
         assert small.loaded.loaded_bytes < 0.75 * loaded["vlm"].loaded.loaded_bytes

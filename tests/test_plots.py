@@ -136,7 +136,53 @@ def gains():
     return pd.DataFrame(rows)
 
 
+def sweep():
+    sizes = [1, 8, 12, 64]
+    figures = {
+        name: [*values, np.nan]
+        for name, values in {
+            "throughput": [10.0, 40.0, 42.0],
+            "throughput_low": [9.0, 0.0, 41.0],
+            "throughput_high": [11.0, np.inf, 43.0],
+            "latency_p50": [0.1, 0.2, 0.28],
+            "latency_p50_low": [0.1, 0.19, -np.inf],
+            "latency_p50_high": [0.1, 0.22, np.inf],
+            "latency_p95": [0.12, 0.21, 0.3],
+            "latency_p95_low": [0.1, 0.2, 0.25],
+            "latency_p95_high": [np.inf, np.inf, np.inf],
+        }.items()
+    }
+    whole = pd.DataFrame(
+        {
+            "batch_size": sizes,
+            "status": ["ok", "ok", "ok", "out_of_memory"],
+            "batches": [10, 10, 10, 0],
+            "peak_bytes": [2e7, 4e7, np.nan, np.nan],
+            "latency_limit": 0.4,
+            "throughput_limit": 100.0,
+            **figures,
+        }
+    )
+    return pd.concat([whole.assign(query="text"), whole.assign(query="image_text")])
+
+
+def padded():
+    return pd.DataFrame(
+        {
+            "query": ["text", "text", "image_text"],
+            "batch_size": [1, 8, 8],
+            "queries": [16, 16, 9],
+            "drawn": [0.0, 0.3, 0.2],
+            "sorted": [0.0, 0.1, 0.05],
+            "ideal": [0.0, 0.05, 0.05],
+        }
+    )
+
+
 FIGURES = {
+    "batch_curve": (plots.batch_curve, sweep, {}),
+    "batch_memory": (plots.batch_memory, sweep, {}),
+    "padding": (plots.padding, padded, {}),
     "sparsity_curves": (
         plots.sparsity_curves,
         curve,
