@@ -99,9 +99,11 @@ def test_who_runs_alone_need_not_be_there(project):
 
 def test_a_mistake_in_another_profile_is_found_too(project):
     path = project / "params" / "lab.yaml"
-    path.write_text(
-        path.read_text("utf-8").replace("full: {}", "full: {sample: {faq: 0}}"), "utf-8"
+    text, changed = re.subn(
+        r"(\n  full:.*\n)", r"\1    sample: {faq: 0}\n", path.read_text("utf-8")
     )
+    assert changed == 1
+    path.write_text(text, "utf-8")
     assert "(profile full): sample.faq: must be greater than 0" in problems(project)
 
 
