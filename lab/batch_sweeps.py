@@ -114,8 +114,9 @@ def sweep(
         ask: measures a study.
         first: its first round, batch size 1 as the baseline.
         limits: the tenant's.
-        refinements: further rounds; each halves the gaps beside the knee and beside the largest
-            batch size that may be within the limit, and the first measures what the rule needs.
+        refinements: further rounds; each halves the gaps beside the knee, beside the largest batch
+            size that may be within the limit, and where memory ends; the first measures what the
+            rule needs as well.
         rule: that is replayed; None: the article's.
     Raises: ParameterError if refinements is below 0, and as of `weigh`; whatever ``ask`` raises.
     """
@@ -170,7 +171,7 @@ def weigh(
 
 
 def _worth_it(found: Sweep, rule: Rule) -> list[int]:
-    """Return batch sizes worth a further round."""
+    """Return batch sizes worth a further round: around the knee, the limit, the memory's end."""
     hopeful = [
         one.batch_size
         for one in found.points
@@ -178,6 +179,8 @@ def _worth_it(found: Sweep, rule: Rule) -> list[int]:
     ]
     edges = {found.knee.batch_size} if found.knee else set()
     edges |= {max(hopeful)} if hopeful else set()
+    if found.frontier.largest and found.frontier.smallest_beyond:
+        edges.add(found.frontier.largest)
     known = {one.batch_size for one in found.points}
     beyond = found.frontier.smallest_beyond or math.inf
     needed = {size for size in rule.sizes if size < beyond}
@@ -203,31 +206,42 @@ def _slowness(point: Point) -> tuple[float, int]:
 
 def _best_in_words(found: Sweep) -> str:
     choice, limit = found.choice, f"the latency limit (p95 {found.latency} s)"
-    if choice.best is None:
-        if choice.verdict == "fail":
-            first = _at(found, found.judged)
-            fastest = f"batch size {first.batch_size} takes {_figure(first.latency_p95, 's')}"
-            return f"no batch size is within {limit}; {fastest}."
-        study = found.study
+    ran, study = [one for one in found.points if one.status == "ok"], found.study
+    if not ran:
+        return f"no batch size could be measured: {study.baseline.result.problem}."
+    if not any(one.batches for one in ran):
         return (
             f"nothing can be said of {limit}: of {study.measured} blocks {study.disturbed} were "
             "disturbed by other work. Measure again when the machine is quiet."
         )
-    best = _at(found, choice.best.batch_size)
-    speed = f"{_figure(best.throughput, 'requests/s')} at p95 {_figure(best.latency_p95, 's')}"
-    rivals = _rivals(choice.best)
-    if choice.verdict == "pass":
+    judged = _at(found, found.judged)
+    size, p95 = judged.batch_size, _figure(judged.latency_p95, "s")
+    too_few = ""
+    if judged.needed:
+        too_few = f"; {judged.needed} batches are needed, {judged.batches} were timed"
+    if choice.best is None:
+        if choice.verdict == "fail":
+            return f"no batch size is within {limit}; batch size {size} takes {p95}."
         return (
-            f"batch size {best.batch_size} answers most within {limit}: {speed}{rivals}. "
-            f"The largest within it is {choice.largest}."
+            f"whether any batch size is within {limit} is open{too_few}. By its figures none is: "
+            f"batch size {size} takes {p95}."
         )
-    needed = (
-        f"; {choice.needed} batches are needed, {best.batches} were timed" if best.needed else ""
-    )
+    speed = f"{_figure(judged.throughput, 'requests/s')} at p95 {p95}"
+    told = f"{speed}{_rivals(choice.best)}. {_capacity(found)}"
+    if choice.verdict == "pass":
+        most = f"the largest within it is {choice.largest}"
+        return f"batch size {size} answers most within {limit}, {most}: {told}"
     return (
-        f"whether any batch size is within {limit} is open{needed}. By its figures batch size "
-        f"{best.batch_size} would answer most: {speed}{rivals}."
+        f"whether any batch size is within {limit} is open{too_few}. By its figures batch size "
+        f"{size} would answer most: {told}"
     )
+
+
+def _capacity(found: Sweep) -> str:
+    """Say whether the judged batch size meets the throughput limit."""
+    verdict = next(one.verdict for one in found.metrics() if one.name == "throughput" and one.limit)
+    word = {"pass": "meets", "fail": "misses"}.get(str(verdict), "cannot be told from")
+    return f"That {word} the throughput limit ({found.enough} requests/s)."
 
 
 def _knee_in_words(found: Sweep) -> str:

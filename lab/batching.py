@@ -405,10 +405,13 @@ def replay(found: Sequence[Point], *, enough: Limit, rule: Rule | None = None) -
     """
     rule = rule or Rule()
     by_size = {one.batch_size: one for one in found}
+    beyond = frontier(found).smallest_beyond or math.inf
     tried: list[int] = []
     for size in rule.sizes:
         last = tried[-1] if tried else None
         point = by_size.get(size)
+        if size >= beyond:
+            return Replay(tuple(tried), last, f"memory runs out at {beyond}")
         if point is None:
             why = f"batch size {size} was not measured"
             left = tuple(one for one in rule.sizes if one not in by_size)

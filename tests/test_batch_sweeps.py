@@ -42,13 +42,14 @@ class TestSweep:
         found, asked = self.swept([1, 2, 4, 8, 16, 32, 64])
         # b / latency² is largest at b = 10, latency is 0.4 at b = 30.
         assert asked[0] == [1, 2, 4, 8, 16, 32, 64]
-        assert asked[1] == [1, 6, 12, 24]
+        # Memory ends between 32 and 64.
+        assert asked[1] == [1, 6, 12, 24, 48]
         assert found.choice.largest == 24
         assert found.choice.best.batch_size == 24
         assert found.knee.batch_size in (8, 12)
         assert found.replay.ends_with == 16
         assert found.rule_gain.value == pytest.approx((24 / 0.34) / (16 / 0.26))
-        assert (found.frontier.largest, found.frontier.smallest_beyond) == (32, 64)
+        assert (found.frontier.largest, found.frontier.smallest_beyond) == (48, 64)
 
     def test_more_rounds_come_closer(self):
         found, asked = self.swept([1, 8, 32], refinements=3)
@@ -70,7 +71,9 @@ class TestSweep:
     def test_it_is_told_in_words(self):
         words = " ".join(self.swept([1, 8, 32, 64])[0].sentences())
         for part in (
-            "Text: batch size 20 answers most within the latency limit (p95 < 0.4 s): 66.7",
+            "Text: batch size 20 answers most within the latency limit (p95 < 0.4 s), the largest",
+            "20: 66.7 requests/s",
+            "misses the throughput limit (> 100 requests/s)",
             "stays with 16, for 16 is the most it takes",
             "The best within the limit, 20, answers 1.08 times as much",
             "it runs out at 64",
@@ -87,6 +90,19 @@ class TestSweep:
         words = " ".join(found.sentences())
         assert "of 1 blocks 1 were disturbed" in words
         assert "gave no throughput" in words or "was not measured" in words
+
+    def test_whoever_cannot_be_measured_at_all_is_told_in_words(self):
+        failed = result(1, status="error")
+        found = batch_sweeps.weigh([failed], limits=Slo(**LIMITS), seed=0)
+        words = " ".join(found.sentences())
+        assert "no batch size could be measured: too much." in words
+        assert "nan" not in words
+        assert {one.labels["batch_size"] for one in found.metrics()} == {1}
+
+    def test_a_limit_within_the_interval_and_below_the_figure_is_open(self):
+        slow = [result(1, [0.39] * 9 + [0.41])]
+        words = batch_sweeps.weigh(slow, limits=Slo(**LIMITS), seed=0).sentences()
+        assert "is open; 59 batches are needed, 10 were timed. By its figures none is" in words[0]
 
     def test_limits_are_held_against_the_chosen_size_alone(self):
         found, _ = self.swept([1, 8, 32, 64])

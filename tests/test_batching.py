@@ -249,9 +249,12 @@ class TestRule:
         found = [result(1, [0.1]), result(8, [0.19]), result(12, status="out_of_memory")]
         replayed = batching.replay(points(found), enough=OVER)
         assert (replayed.ends_with, replayed.missing) == (8, ())
-        assert "12 gave no throughput (out_of_memory)" in replayed.why
-        nothing = [result(1, [0.1]), result(8, status="out_of_memory")]
-        assert batching.replay(points(nothing), enough=OVER).ends_with is None
+        assert replayed.why == "memory runs out at 12"
+        for status in ("out_of_memory", "error"):
+            nothing = points([result(1, [0.1]), result(8, status=status)])
+            assert batching.replay(nothing, enough=OVER).ends_with is None
+        less = points([result(1, [0.1]), result(4, status="out_of_memory")])  # 8 was never tried
+        assert batching.replay(less, enough=OVER).why == "memory runs out at 4"
 
     def test_another_rule(self):
         assert Rule(start=1, step=3, most=8).sizes == (1, 4, 7)
