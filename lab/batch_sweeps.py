@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from lab.corpus import Corpus
     from lab.designs import Design
-    from lab.params import Resolved, Slo
-    from lab.queries import Query
+    from lab.params import Resolved, Settings, Slo
 
 IN_WORDS: tuple[Kind, ...] = ("text", "image_text")  # their prompts are known before anything runs
+_PADDED = 8  # times as many queries as are asked, if there are, tell of padding
 Ask = Callable[[Study], Sequence[TrialResult]]
 
 
@@ -446,18 +446,14 @@ def run(
 
     found, padded, left_out = [], [], [*design.left_out]
     for first in design.studies:
-        base = first.trials[0]
+        kind, settings = first.trials[0].kind, resolved.settings
         try:
-            drawn = requests.draw(
-                corpus, base.kind, items=base.items, settings=resolved.settings, seed=base.seed
-            )
+            found.append(sweep(ask, first, limits=settings.slo, refinements=refinements))
         except CorpusError as error:
-            left_out.append(f"Queries of kind {base.kind} are not measured: {error}.")
+            left_out.append(f"Queries of kind {kind} are not measured: {error}.")
             continue
-        found.append(sweep(ask, first, limits=resolved.settings.slo, refinements=refinements))
-        if base.kind in IN_WORDS:
-            queries = [one.query for one in drawn.measured]
-            padded.append(_padding(found[-1], queries, design.folders["vlm"]))
+        if kind in IN_WORDS:
+            padded.append(_padding(found[-1], corpus, settings, design.folders["vlm"]))
     if not found:
         raise CorpusError(" ".join(left_out))
     columns = ["query", "batch_size", "queries", *ORDERS]
@@ -465,10 +461,15 @@ def run(
     return Outcome(tuple(found), padding[columns], tuple(left_out))
 
 
-def _padding(found: Sweep, queries: Sequence[Query], folder: Path) -> pd.DataFrame:
-    counts = models.token_counts(folder, queries)
+def _padding(found: Sweep, corpus: Corpus, settings: Settings, folder: Path) -> pd.DataFrame:
+    """Return the shares of padding, over more queries than are asked: no model has to answer."""
+    base = found.study.baseline.result.trial
+    there = requests.available(corpus, base.kind, languages=settings.languages)
+    items = min(there, _PADDED * base.items)
+    drawn = requests.draw(corpus, base.kind, items=items, settings=settings, seed=base.seed)
+    queries = [one.query for one in drawn.measured]
+    counts, order = models.token_counts(folder, queries), [roles.size(one) for one in queries]
     sizes = [one for one in found.batch_sizes if one <= len(queries)]
-    order = [roles.size(one) for one in queries]
     return batching.padding_by_order(counts, order, sizes).assign(query=found.kind)
 
 

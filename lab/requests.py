@@ -128,6 +128,12 @@ def draw(
     return Drawn(tuple(map(read, chosen)), tuple(map(read, rest[:calibration])))
 
 
+def available(corpus: Corpus, kind: Kind, *, languages: Sequence[str]) -> int:
+    """Return how many requests of a kind a corpus holds in these languages; 0 without its table."""
+    table = corpus.tables.get(_SOURCES[kind].table)
+    return 0 if table is None else int(np.isin(table["language"], languages).sum())
+
+
 def _in_turns(
     known: Mapping[str, Sequence[Any]], languages: Sequence[str], *, seed: int
 ) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from test_batching import BASE, LIMITS, result
 
-from lab import batch_sweeps, corpus, designs, params
+from lab import batch_sweeps, corpus, designs, params, requests
 from lab.batching import Rule
 from lab.errors import CorpusError, ParameterError
 from lab.params import Slo
@@ -132,13 +132,16 @@ class TestRun:
     @pytest.fixture
     def run(self, sound_project, monkeypatch):
         monkeypatch.setattr(designs, "located", lambda resolved: (FOLDERS, {"vlm": "sha256:m"}))
-        told = lambda study: [  # noqa: E731
-            result(one.batch_size, [0.1 + 0.01 * one.batch_size] * 60, base=study.trials[0])
-            for one in study.trials
-        ]
-        monkeypatch.setattr(
-            batch_sweeps.sweeps, "run", lambda design, *_, **__: [*map(told, design.studies)]
-        )
+
+        def told(design, resolved, *, corpus, progress):
+            (study,) = design.studies
+            base = study.trials[0]
+            drawing = {"items": base.items, "settings": resolved.settings, "seed": base.seed}
+            requests.draw(corpus, base.kind, **drawing)  # raises what the real one would
+            times = {one: 0.1 + 0.01 * one.batch_size for one in study.trials}
+            return [[result(one.batch_size, [took] * 60, base=base) for one, took in times.items()]]
+
+        monkeypatch.setattr(batch_sweeps.sweeps, "run", told)
         resolved = params.load("medical", root=sound_project)
         data = corpus.load(resolved)
 
@@ -165,8 +168,9 @@ class TestRun:
         ]
         assert set(found.curve["query"]) == {"text", "image_text"}
         assert found.curve["batch_size"].tolist()[:5] == [1, 4, 6, 8, 12]
-        # Only batches that can be filled with different queries have a share of padding.
-        assert found.padding["batch_size"].tolist() == [1, 4, 6] * 2
+        # Eight times as many queries as are asked, or all; batches that they can fill.
+        assert found.padding["queries"].unique().tolist() == [48, 9]
+        assert found.padding["batch_size"].tolist() == [1, 4, 6, 8, 12, 16, 1, 4, 6, 8]
         assert (found.padding["ideal"] <= found.padding["drawn"]).all()
         assert len(found.overview) == len(found.curve)
         assert {one.labels["query"] for one in found.chosen} == {"text", "image_text"}

@@ -83,6 +83,16 @@ def test_no_group_is_both_measured_and_calibrated_with(data, resolved):
     assert not {one.group for one in drawn.measured} & {one.group for one in drawn.calibration}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_as_there_are_can_be_drawn(data, resolved, kind):
+    there = requests.available(data, kind, languages=("zh", "en", "ja"))
+    assert len(draw(data, resolved, kind, items=there).measured) == there
+    with pytest.raises(CorpusError):
+        draw(data, resolved, kind, items=there + 1)
+    assert requests.available(data, kind, languages=("ja",)) < there
+    assert requests.available(replace(data, tables={}), kind, languages=("ja",)) == 0
+
+
 def test_too_many_are_refused(data, resolved):
     with pytest.raises(CorpusError, match=r"joint must have 99 rows .*got '\d+ in zh, en, ja"):
         draw(data, resolved, "joint", items=99)
