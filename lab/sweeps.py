@@ -169,6 +169,7 @@ class _Device:
     about: About | None = None
     part: _Part | None = None
     owner: str = ""
+    began: bool = False  # with the part; before, its station may be at another driver's
     heard: int = 0  # events
     sign: float = 0.0  # when it gave the last one
     waits: tuple[Any, Callable[[Any], None]] | None = None  # for an answer, and what then
@@ -213,7 +214,7 @@ class _Sweep:
             self._over.set()
             pinging.join()
             for device in self.devices:
-                if device.part is not None:  # measured for nobody
+                if device.began:  # it would go on for nobody
                     _kill(device.handle)
         return self.results(asked)
 
@@ -352,6 +353,7 @@ class _Sweep:
 
     def _taken(self, device: _Device, taken: bool) -> None:
         if taken:
+            device.began = True
             self._hear(device, [])
             return
         # Another driver's study is measured there; its turn ends, or it dies and is given up.
@@ -379,7 +381,7 @@ class _Sweep:
     def _keep(self, device: _Device, results: Sequence[TrialResult]) -> None:
         for result in results:
             self.ledger.add(result)
-        part, device.part = device.part, None
+        part, device.part, device.began = device.part, None, False
         part.drawn = None
         ref = device.handle.end.remote(device.owner)
         device.owner = ""
@@ -457,7 +459,7 @@ class _Sweep:
                 self.devices.remove(device)
             return
         part.tries += 1
-        if no_memory:
+        if no_memory and part.in_work is not None:
             self._blame(part, "out_of_memory", "was killed: no memory was left")
         elif part.tries >= TRIES:
             self._blame(part, "error", f"lost its process {part.tries} times")
@@ -468,7 +470,7 @@ class _Sweep:
     def _bury(self, device: _Device) -> _Part | None:
         """Make sure that a station is dead; return what it was doing."""
         _kill(device.handle)
-        part, device.part = device.part, None
+        part, device.part, device.began = device.part, None, False
         device.handle = device.about = device.waits = None
         device.owner = ""
         device.not_before = time.monotonic() + _AGAIN_S

@@ -6,6 +6,7 @@ are to fail.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,6 @@ import sys
 import tempfile
 import textwrap
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -249,7 +249,7 @@ class TestOneMachine:
 # --- a cluster ------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def node(*words, hidden=(), environment):
     """Have a node run in the root folder, where some folders are empty for it."""
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *words]
@@ -285,6 +285,12 @@ def free_port():
         return opened.getsockname()[1]
 
 
+def listens(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 def test_a_node_that_sees_nothing_of_the_driver_measures_and_another_takes_over(
     planted, project, start
 ):
@@ -305,10 +311,11 @@ def test_a_node_that_sees_nothing_of_the_driver_measures_and_another_takes_over(
     head = ("--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false")
     folder = planted / "r"
     there = token | {"RAY_ADDRESS": address}
-    with (
-        node(*head, f"--temp-dir={folder}", environment=os.environ | token),
-        node(f"--address={address}", "--num-cpus=1", hidden=hidden, environment=blind) as second,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(node(*head, f"--temp-dir={folder}", environment=os.environ | token))
+        assert wait_until(lambda: listens(port), 60)
+        joining = node(f"--address={address}", "--num-cpus=1", hidden=hidden, environment=blind)
+        second = stack.enter_context(joining)
         driver = start([ONE], [OTHER], [TWO], nodes=2, environment=there)
         said = driver.stdout.read().splitlines()
         assert driver.wait() == 0
@@ -471,7 +478,9 @@ def start_driver(project, folder, *asked, environment=None, errors=False, nodes=
         if {nodes} > 1:
             import ray, time
             ray.init(log_to_driver=False, logging_level="error")
+            deadline = time.monotonic() + 90
             while sum(one['Alive'] for one in ray.nodes()) < {nodes}:
+                assert time.monotonic() < deadline, ray.nodes()
                 time.sleep(0.2)
             ray.shutdown()
         resolved = params.load("medical", root=Path({str(project)!r}))
