@@ -651,7 +651,7 @@ def promises(gains: pd.DataFrame, *, title: str = "Promised and measured") -> Fi
     right.set_xlabel("latency with 95 % interval (dense = 1)\npromised: multiplications left")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    figure.suptitle(f"{title}, n = {_range(gains['blocks'])} blocks")
+    figure.suptitle(f"{title}, n = {_range(gains['blocks'])} undisturbed blocks")
     return figure
 
 

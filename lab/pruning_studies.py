@@ -50,6 +50,7 @@ _SLIM = {"structured": "neurons", "heads": "heads"}  # methods that take away, a
 ALONE = 0.7  # sparsity to which each layer is pruned alone: the most that is asked of all together
 _COUNTED = 4  # queries over which multiplications are counted
 _WORDS = {"zh": "Chinese", "en": "English", "ja": "Japanese"}
+_BY_CHANCE = 0.025  # share of intervals that lie above the truth
 RULES = {
     "how far": sparsity.ORDER_RULE,
     "promised bytes": workloads.FORMAT,
@@ -134,7 +135,7 @@ class Pruned:
         return [
             *(_reached(one, self.limit, self.unit) for one in self.reaches),
             *_gained(self.gains),
-            f"The article's rule: {self.replay.says}.",
+            f"The article's rule, {self.replay.says}.",
             _went_on(self.choice),
             *_told_again(self.again),
             *_worth_most(self.sensitivities, self.alone),
@@ -190,13 +191,13 @@ def _marked(again: Comparisons | None) -> list[Metric]:
 def _row(reach: Reach) -> dict[str, object]:
     return {
         "method": reach.method,
-        "largest sparsity within": reach.sparsity,
+        "largest within": reach.sparsity,
         "verdict": reach.verdict,
-        "first that is not": math.nan if reach.stopped is None else reach.stopped,
+        "stops at": math.nan if reach.stopped is None else reach.stopped,
         "which is": {"fail": "worse", "insufficient": "open"}.get(reach.why or "", ""),
         "in": ", ".join(reach.languages),
-        "passes, does not count": ", ".join(f"{one:g}" for one in reach.beyond),
-        "items a language that would tell": reach.needed,
+        "passes beyond": ", ".join(f"{one:g}" for one in reach.beyond),
+        "items needed": reach.needed,
     }
 
 
@@ -352,7 +353,7 @@ def _reached(reach: Reach, limit: Limit, unit: str) -> str:
     needed = (
         "more items would not tell"
         if reach.needed is None
-        else (f"about {reach.needed} items of a language would tell")
+        else f"about {reach.needed} items of a language would tell"
     )
     start = f"{far}; " if reach.sparsity else f"{reach.method}: "
     return f"{start}from {reach.stopped:g} on it is open in {languages}: {needed}.{beyond}"
@@ -386,13 +387,13 @@ def _told_again(again: Comparisons | None) -> list[str]:
 
 
 def _worth_most(found: Sequence[Sensitivity], alone: float) -> list[str]:
-    shown = [one for one in found if one.perplexity.low > 1]
-    if not shown:
-        return [f"No layer is shown to matter if it alone is pruned to {alone:g}."]
-    worst = max(shown, key=lambda one: one.perplexity.value)
+    """Say which layer stands out; of many some do by chance."""
+    worst = max(found, key=lambda one: one.perplexity.value)
+    shown = sum(one.perplexity.low > 1 for one in found)
     return [
-        f"Of {len(found)} layers {len(shown)} are shown to matter if pruned alone to {alone:g}, "
-        f"{worst.layer} most: the perplexity of the right answers is "
+        f"Each layer alone pruned by size to {alone:g}: the interval of the perplexity lies above "
+        f"the whole model's for {shown} of {len(found)} layers, and would for "
+        f"{len(found) * _BY_CHANCE:.0f} by chance; highest is {worst.layer}, "
         f"{worst.perplexity.value:.2f} times as high."
     ]
 

@@ -47,8 +47,7 @@ class Point:
             answer to judge.
         n: items, each asked of both.
         verdict: of the change within the tolerance; fail for a configuration that did not answer.
-        needed: items that would settle an insufficient verdict if the change stays; None if more
-            would not.
+        needed: items that would settle an open one if the change stays; None if more would not.
         status: of the trial.
     """
 
@@ -280,7 +279,7 @@ def article(study: Comparisons, curve: Sequence[Point]) -> Replay:
     results = [one.result for one in study.standings]
     l1 = {one.trial.sparsity: one for one in results if one.trial.pruning == method}
     if first not in l1:
-        return Replay(None, None, f"the article's rule begins with l1 {first:g}: not measured")
+        return Replay(None, None, f"l1 {first:g} first: it was not measured")
     ran_out = l1[first].status == "out_of_memory"
     sparsity = second if ran_out else first
     if sparsity not in l1:
