@@ -50,6 +50,7 @@ _SLIM = {"structured": "neurons", "heads": "heads"}  # methods that take away, a
 ALONE = 0.7  # sparsity to which each layer is pruned alone: the most that is asked of all together
 _COUNTED = 4  # queries over which multiplications are counted
 _WORDS = {"zh": "Chinese", "en": "English", "ja": "Japanese"}
+_MOST_ITEMS = 100_000  # more are not counted: nobody has them
 _BY_CHANCE = 0.025  # share of intervals that lie above the truth
 RULES = {
     "how far": sparsity.ORDER_RULE,
@@ -136,7 +137,7 @@ class Pruned:
             *(_reached(one, self.limit, self.unit) for one in self.reaches),
             *_gained(self.gains),
             f"The article's rule, {self.replay.says}.",
-            _went_on(self.choice),
+            _went_on(self.choice, tried=bool(self.curve)),
             *_told_again(self.again),
             *_worth_most(self.sensitivities, self.alone),
             *(
@@ -353,10 +354,15 @@ def _reached(reach: Reach, limit: Limit, unit: str) -> str:
     needed = (
         "more items would not tell"
         if reach.needed is None
-        else f"about {reach.needed} items of a language would tell"
+        else f"{_about(reach.needed)} items of a language would tell"
     )
     start = f"{far}; " if reach.sparsity else f"{reach.method}: "
     return f"{start}from {reach.stopped:g} on it is open in {languages}: {needed}.{beyond}"
+
+
+def _about(count: int) -> str:
+    """Return a number of items; one beyond all reach comes of a change close to the limit."""
+    return f"about {count:,}" if count <= _MOST_ITEMS else f"more than {_MOST_ITEMS:,}"
 
 
 def _gained(gains: Sequence[Gain]) -> list[str]:
@@ -369,7 +375,9 @@ def _gained(gains: Sequence[Gain]) -> list[str]:
     ]
 
 
-def _went_on(choice: Choice | None) -> str:
+def _went_on(choice: Choice | None, *, tried: bool) -> str:
+    if not tried:
+        return "None of what was asked for takes anything from this model: nothing was pruned."
     if choice is None:
         return "Everything that was tried does harm: nothing goes on to be quantized."
     name = f"{choice.method} {choice.sparsity:g}"

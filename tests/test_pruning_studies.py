@@ -182,6 +182,13 @@ def test_if_everything_does_harm_nothing_goes_on(run):
     assert "Everything that was tried does harm: nothing goes on to be quantized." in words
 
 
+def test_if_nothing_can_be_taken_it_is_said(run):
+    found, (first,) = run(lambda *_: 1.0, methods=["heads"], sparsities=[0.2])
+    assert len(first.trials) == 1
+    assert any("nothing was pruned" in one for one in found.conclusion())
+    assert found.frames["curve"].empty
+
+
 def test_frames_and_metrics_hold_it_all(run):
     found, _ = run(lambda *_: 1.0)
     frames = found.frames
