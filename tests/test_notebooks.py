@@ -45,8 +45,9 @@ def test_a_notebook_runs_and_keeps_the_contract(fresh_project, notebook):
         assert (metric["limit"] is None) == (metric["verdict"] is None)
         assert metric["unit"]
         if metric["ci"] is not None and metric["value"] is not None:
-            low, high = metric["ci"]
-            assert low <= metric["value"] <= high
+            low, high = metric["ci"]  # null: an end that so few samples do not bear
+            assert low is None or low <= metric["value"]
+            assert high is None or metric["value"] <= high
     html = (fresh_project / "reports" / "medical" / f"{notebook}.html").read_text("utf-8")
     assert f"lab run medical --notebook {notebook} --profile smoke" in html
 
