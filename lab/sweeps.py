@@ -715,6 +715,7 @@ def local() -> Iterator[dict[str, str]]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_enable_worker_prestart": "0",
+        "RAY_worker_niceness": "0",  # else every other process goes before what is timed
     }
     paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

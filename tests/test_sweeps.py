@@ -67,8 +67,9 @@ def plant(services):
         some = faults.get(str(trial.batch_size))
         if some:
             fault = some.pop(0)
-            with open(file, "w") as opened:
+            with open(file + ".new", "w") as opened:
                 json.dump(faults, opened)
+            os.replace(file + ".new", file)
             if fault == "die":
                 os._exit(9)
             time.sleep(600)
@@ -114,9 +115,12 @@ def cluster(planted):
 def faults(planted):
     """Plant faults, by batch size; afterwards there are none."""
     file = planted / "faults.json"
-    yield lambda **planned: file.write_text(
-        json.dumps({name.strip("_"): some for name, some in planned.items()})
-    )
+
+    def plant(**planned):
+        file.write_text(json.dumps({name.strip("_"): some for name, some in planned.items()}))
+
+    plant.file = file
+    yield plant
     file.write_text("{}")
 
 
@@ -237,6 +241,7 @@ class TestOneMachine:
         faults(_3=["hang"])
         driver = start([ONE], [THREE])
         wait_for_line(driver, "asking float32, batch 3")
+        assert wait_until(lambda: json.loads(faults.file.read_text()) == {"3": []}, 30)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         begun = time.monotonic()
