@@ -254,6 +254,12 @@ class TestOneMachine:
 # --- a cluster ------------------------------------------------------------------------------------
 
 
+def elsewhere(leads_to_it):
+    """Return an environment that leads to another Ray than this process's."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return own | {"RAY_worker_niceness": "0"} | leads_to_it
+
+
 @contextlib.contextmanager
 def node(*words, hidden=(), environment):
     """Have a node run in the root folder, where some folders are empty for it."""
@@ -302,7 +308,7 @@ def test_a_node_that_sees_nothing_of_the_driver_measures_and_another_takes_over(
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("this user may not hide folders from a process (unshare -m)")
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    blind = os.environ | token | {"PYTHONPATH": str(planted)}
+    blind = elsewhere(token) | {"PYTHONPATH": str(planted)}
     installed = subprocess.run(
         [sys.executable, "-c", "import lab; print(lab.__path__[0])"],
         env=blind,
@@ -317,11 +323,11 @@ def test_a_node_that_sees_nothing_of_the_driver_measures_and_another_takes_over(
     folder = planted / "r"
     there = token | {"RAY_ADDRESS": address}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(node(*head, f"--temp-dir={folder}", environment=os.environ | token))
+        stack.enter_context(node(*head, f"--temp-dir={folder}", environment=elsewhere(token)))
         assert wait_until(lambda: listens(port), 60)
         joining = node(f"--address={address}", "--num-cpus=1", hidden=hidden, environment=blind)
         second = stack.enter_context(joining)
-        driver = start([ONE], [OTHER], [TWO], nodes=2, environment=there)
+        driver = start([ONE], [OTHER], [TWO], cpus=[1, 1], environment=there)
         said = driver.stdout.read().splitlines()
         assert driver.wait() == 0
         assert said[-1] == "statuses ok ok ok"
@@ -339,8 +345,8 @@ def test_a_node_that_sees_nothing_of_the_driver_measures_and_another_takes_over(
         assert said[-1] == "statuses ok ok"
 
         # A device of another class is left idle, and the class whose figures are known goes on.
-        with node(f"--address={address}", "--num-cpus=2", environment=os.environ | token):
-            options = {"nodes": 2, "threads": None, "environment": there}
+        with node(f"--address={address}", "--num-cpus=2", environment=elsewhere(token)):
+            options = {"cpus": [1, 2], "threads": None, "environment": there}
             driver = start([ONE], [TWO], **options)
             said = driver.stdout.read().splitlines()
             assert driver.wait() == 0
@@ -470,8 +476,8 @@ def start(project, tmp_path):
                 stream.close()
 
 
-def start_driver(project, folder, *asked, environment=None, errors=False, nodes=1, threads=1):
-    """Start another process that runs studies, once there are nodes, and prints what it is told."""
+def start_driver(project, folder, *asked, environment=None, errors=False, cpus=(), threads=1):
+    """Start another process that runs studies, once nodes are there, and prints what it hears."""
     script = f"""
         import sys
         from pathlib import Path
@@ -480,11 +486,13 @@ def start_driver(project, folder, *asked, environment=None, errors=False, nodes=
         from lab.studies import Study
         from lab.trials import Runtime, Trial
         sweeps.SILENT_S = 4.0
-        if {nodes} > 1:
+        if {cpus}:
             import ray, time
             ray.init(log_to_driver=False, logging_level="error")
             deadline = time.monotonic() + 90
-            while sum(one['Alive'] for one in ray.nodes()) < {nodes}:
+            while {cpus} != sorted(
+                one["Resources"].get("CPU") for one in ray.nodes() if one["Alive"]
+            ):
                 assert time.monotonic() < deadline, ray.nodes()
                 time.sleep(0.2)
             ray.shutdown()
@@ -502,7 +510,7 @@ def start_driver(project, folder, *asked, environment=None, errors=False, nodes=
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if errors else None,
         text=True,
-        env=os.environ | (environment or {}),
+        env=elsewhere(environment) if environment else None,
     )
 
 
