@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from lab.errors import PathError, message
 
 _POLL_S = 0.2
+_AGAIN_S = 30.0  # who waits says so again, so that nobody takes it for dead
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def measuring(device: str, *, waiting: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         device: cpu, cuda or cuda:N.
-        waiting: told what is waited for, once, if the device is not free.
+        waiting: told what is waited for, now and then, if the device is not free.
     Raises: PathError if the lock's file, in the system's temporary folder, cannot be opened.
     """
     lock = _lock(Path(tempfile.gettempdir()), device)
@@ -56,11 +57,15 @@ def _lock(folder: Path, device: str) -> FileLock:
 
 
 def _take(lock: FileLock, *, told: Callable[[], None]) -> None:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        told()
-        lock.acquire(poll_interval=_POLL_S)
+    wait_s = 0.0
+    while True:
+        try:
+            lock.acquire(timeout=wait_s, poll_interval=_POLL_S)
+        except Timeout:
+            told()
+            wait_s = _AGAIN_S
+        else:
+            return
 
 
 def _identity(device: str) -> str:

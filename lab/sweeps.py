@@ -771,7 +771,7 @@ def serve() -> None:
     try:
         context = ray.init(
             address="local",
-            num_cpus=machine.cores(),
+            num_cpus=machine.threads(),
             include_dashboard=False,
             _temp_dir=folder,
             log_to_driver=False,
