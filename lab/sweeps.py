@@ -708,7 +708,7 @@ def local() -> Iterator[dict[str, str]]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its ports are this machine's only
     }
-    ignored = ("OMP_NUM_THREADS", "RAY_ADDRESS")
+    ignored = ("RAY_ADDRESS",)
     environment = {
         **{name: value for name, value in os.environ.items() if name not in ignored},
         **leads_to_it,

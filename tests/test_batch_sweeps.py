@@ -141,7 +141,7 @@ class TestRun:
             times = {one: 0.1 + 0.01 * one.batch_size for one in study.trials}
             return [[result(one.batch_size, [took] * 60, base=base) for one, took in times.items()]]
 
-        monkeypatch.setattr(batch_sweeps.sweeps, "run", told)
+        monkeypatch.setattr(batch_sweeps.sweeps, "run_design", told)
         resolved = params.load("medical", root=sound_project)
         data = corpus.load(resolved)
 

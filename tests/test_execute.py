@@ -293,9 +293,8 @@ def test_who_times_models_runs_alone_and_after_the_others(make_project):
         for name in names[1:]
         for word in ("begins", "ends")
     ]
-    cores = machine.cores()
-    assert {threads for *_, threads in look} == {str(max(1, cores // 2))}
-    assert {threads for *_, threads in alone} == {str(cores)}
+    assert {threads for *_, threads in look} == {str(max(1, machine.threads() // 2))}
+    assert {threads for *_, threads in alone} == {str(machine.threads())}
 
 
 def test_settings_say_who_runs_alone(make_project):

@@ -78,8 +78,16 @@ def test_provenance_has_what_the_contract_asks(root):
     assert provenance.collect(root, data="x", seed=0)["models"] == {}
 
 
-@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("", 3), ("many", 3), ("0", 3), ("9", 3)])
-def test_threads_are_those_asked_for_and_no_more_than_there_are_cores(monkeypatch, said, threads):
+@pytest.mark.parametrize(
+    ("said", "threads"), [("1", 1), ("3", 3), ("9", 3), ("", 2), ("many", 2), ("0", 2)]
+)
+def test_threads_are_those_asked_for_or_leave_a_core_to_the_rest(monkeypatch, said, threads):
     monkeypatch.setattr(machine, "cores", lambda: 3)
     monkeypatch.setenv("OMP_NUM_THREADS", said)
     assert machine.threads() == threads
+
+
+def test_a_single_core_has_a_thread(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 1)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert machine.threads() == 1

@@ -65,7 +65,7 @@ def run(monkeypatch):
                 ]
             ]
 
-        monkeypatch.setattr(pruning_studies.sweeps, "run", measure)
+        monkeypatch.setattr(pruning_studies.sweeps, "run_design", measure)
         monkeypatch.setattr(pruning_studies.requests, "draw", lambda *_, **__: Drawn((), asked()))
         found = pruning_studies.run(
             design(methods, sparsities),
