@@ -33,6 +33,8 @@ JUDGED_BY: Mapping[Kind, tuple[str, str]] = {
 }
 Here = Literal["smaller", "smaller but slower", "no smaller", ""]
 _PERCENTILES = {"latency_p50": 0.5, "latency_p95": 0.95, "latency_p99": 0.99}
+_MOST_ITEMS = 10_000  # more is no advice
+_UNITS = {"token_f1": "F1", "cer": "errors per character"}
 _BIT = 1e-9  # share by which sizes may differ and be the same
 
 
@@ -224,11 +226,13 @@ def _answers(result: TrialResult, seed: int) -> Iterator[Metric]:
     metric, name = JUDGED_BY[result.trial.kind]
     for one in _by_language(quality.summarise(_items(result, metric), seed=seed)):
         of = labels(result) | {"language": one.language}
-        yield Metric(name, one.value, unit=one.unit, n=one.n, ci=one.ci, labels=of)
+        yield Metric(name, one.value, unit=_UNITS[metric], n=one.n, ci=one.ci, labels=of)
     if all(one.agreement is not None for one in result.quality):
         for one in _by_language(quality.summarise(_items(result, None), seed=seed)):
             of = labels(result) | {"language": one.language, "with": "baseline"}
-            yield Metric("consistency", one.value, unit=one.unit, n=one.n, ci=one.ci, labels=of)
+            yield Metric(
+                "consistency", one.value, unit=_UNITS["token_f1"], n=one.n, ci=one.ci, labels=of
+            )
 
 
 def _changes(result: TrialResult, first: TrialResult, limit: Limit, seed: int) -> Iterator[Metric]:
@@ -243,7 +247,7 @@ def _changes(result: TrialResult, first: TrialResult, limit: Limit, seed: int) -
         yield Metric.judged(
             "quality_delta",
             value,
-            unit=one.unit,
+            unit=_UNITS[metric],
             n=one.n,
             ci=(ends[0], ends[1]),
             labels=labels(result) | {"language": str(one.language)},
@@ -468,11 +472,7 @@ def _sentences(study: Comparisons) -> Iterator[str]:
         if one.result.status != "ok":
             yield f"{about}: {one.result.trial.name} could not be measured: {one.result.problem}."
     if open_:
-        needed = max((_needed(one) for one in open_), default=0)
-        yield (
-            f"{about}: whether quality holds is open for {_list(open_)}"
-            + (f"; about {needed} items a language would tell." if needed else ".")
-        )
+        yield f"{about}: whether quality holds is open: {_list(open_, _would_tell)}."
     yield _memory(study, able, about)
     yield _speed(study, able, about)
     if dear := [one for one in others if one.here == "smaller but slower"]:
@@ -533,5 +533,11 @@ def _times_as_fast(one: Standing) -> str:
     return f" ({found.value:.2f} times as fast, 95 % {found.ci[0]:.2f} to {found.ci[1]:.2f})"
 
 
-def _needed(one: Standing) -> int:
-    return max((m.needed or 0 for m in one.metrics if m.name == "quality_delta"), default=0)
+def _would_tell(one: Standing) -> str:
+    """Say how many items would do, unless there are too few to guess from."""
+    needed = max((m.needed or 0 for m in one.metrics if m.name == "quality_delta"), default=0)
+    if not needed:
+        return ""
+    if needed > _MOST_ITEMS:
+        return f" (more than {_MOST_ITEMS:,} items a language would tell)"
+    return f" (about {needed:,} items a language would tell)"

@@ -31,7 +31,15 @@ _BLOCK = pa.struct(
     }
 )
 _SCORE = pa.struct({"metric": _TEXT, "numerator": _NUMBER, "denominator": _NUMBER})
-_QUALITY = pa.struct({"item": _TEXT, "group": _TEXT, "language": _TEXT, "scores": pa.list_(_SCORE)})
+_QUALITY = pa.struct(
+    {
+        "item": _TEXT,
+        "group": _TEXT,
+        "language": _TEXT,
+        "scores": pa.list_(_SCORE),
+        "agreement": _NUMBER,
+    }
+)
 SCHEMA = pa.schema(
     {
         **dict.fromkeys(("key", "tenant", "kind", "suite", "quantization", "pruning"), _TEXT),
@@ -129,7 +137,7 @@ def _quality(one: Quality) -> dict[str, Any]:
         for name, (top, bottom) in one.scores.items()
     ]
     names = {name: _text(getattr(one, name)) for name in ("item", "group", "language")}
-    return {**names, "scores": scores}
+    return {**names, "scores": scores, "agreement": one.agreement}
 
 
 def _json(value: Mapping[str, Any]) -> str:

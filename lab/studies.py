@@ -400,14 +400,15 @@ def _twin(trial: Trial, earlier: Sequence[_Subject]) -> _Subject | None:
 
     Raises: MemoryError if the same ran out of memory at a batch that is no larger.
     """
-    for one in earlier:
-        if replace(one.trial, batch_size=trial.batch_size, rate=trial.rate) != trial:
-            continue
+    alike = [
+        one
+        for one in earlier
+        if replace(one.trial, batch_size=trial.batch_size, rate=trial.rate) == trial
+    ]
+    for one in alike:
         if one.status == "out_of_memory" and one.trial.batch_size <= trial.batch_size:
             raise MemoryError(f"it ran out of memory at batch {one.trial.batch_size}")
-        if one.service is not None:
-            return one
-    return None
+    return next((one for one in alike if one.service is not None), None)
 
 
 def _load(
@@ -486,10 +487,14 @@ def _digest(answers: Sequence[Answer]) -> str:
 
 @contextmanager
 def _failing(subject: _Subject) -> Iterator[None]:
-    """Turn what a configuration may fail of into its status; everything else is a defect."""
+    """Turn what a configuration may fail of into its status; everything else is a defect.
+
+    RuntimeError is also a kernel that is not there; AssertionError a shape that it does not take:
+    4-bit layers of bitsandbytes must have a multiple of 32 rows on a CPU, which pruned ones lack.
+    """
     try:
         yield
-    except (MemoryError, LabError, RuntimeError) as error:  # also a kernel that is not there
+    except (MemoryError, LabError, RuntimeError, AssertionError) as error:
         if memory.ran_out(error):
             subject.status = "out_of_memory"
         else:

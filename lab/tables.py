@@ -244,11 +244,18 @@ def quantity(value: float | None, *, unit: str, ci: Sequence[float | None] | Non
 
 
 def interval(ci: Sequence[float | None] | None, *, unit: str) -> str:
-    """Return an interval with the decimals that ``quantity`` uses; ``–`` where there is none."""
-    if ci is None or len(ci) != 2 or None in [_scaled(end, 1.0) for end in ci]:
+    """Return an interval with the decimals that ``quantity`` uses; ``–`` where there is none.
+
+    Of one that is open on a side, because n is too small to bound it, the end that is there.
+    """
+    known = [end for end in ci or () if _scaled(end, 1.0) is not None]
+    if ci is None or len(ci) != 2 or not known or any(end != end for end in ci):  # NaN
         return _MISSING
     factor, shown_unit = _SHOWN_UNITS.get(unit, (1.0, unit))
-    decimals = _metric_decimals(None, ci, factor)
+    decimals = _metric_decimals(None, known, factor)
+    if len(known) == 1:
+        side = "at least" if known[0] == ci[0] else "at most"
+        return f"{side} {_fixed(_scaled(known[0], factor), decimals)} {shown_unit}".rstrip()
     if ci[0] == ci[1]:
         return "exact: all were looked at"
     low, high = (_fixed(_scaled(end, factor), decimals) for end in ci)

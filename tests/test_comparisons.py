@@ -157,7 +157,11 @@ def test_few_items_leave_quality_open_and_say_how_many_would_tell():
     enough = judged(*[1.0] * (3 * 189))
     settled = compared(result(BASE, quality=enough), result(SMALL, quality=enough))
     assert settled.standings[1].eligible == "pass"
-    assert "about 189 items a language would tell" in " ".join(comparisons.conclusion([study]))
+    words = " ".join(comparisons.conclusion([study]))
+    assert "is open: nf4 (about 189 items a language would tell)" in words
+    near = compared(result(BASE), result(SMALL, quality=judged(0.98, 0.98, 0.98)))
+    words = " ".join(comparisons.conclusion([near]))
+    assert "nf4 (more than 10,000 items a language would tell)" in words
 
 
 def test_errors_of_transcripts_count_against_a_configuration():

@@ -60,11 +60,11 @@ class Planter(importlib.abc.MetaPathFinder):
 def plant(services):
     from lab import measurement
     measurement.disturbance = lambda *_: ""  # the tests beside these disturb, and blocks are twice
-    load, file = services.load, os.environ["LAB_TEST_FAULTS"]
-    def faulty(trial, *words, **more):
+    ask, file = services.Service.ask, os.environ["LAB_TEST_FAULTS"]
+    def faulty(service, queries, *, batch_size, generation):
         with open(file) as opened:
             faults = json.load(opened)
-        some = faults.get(str(trial.batch_size))
+        some = faults.get(str(batch_size))
         if some:
             fault = some.pop(0)
             with open(file + ".new", "w") as opened:
@@ -73,8 +73,8 @@ def plant(services):
             if fault == "die":
                 os._exit(9)
             time.sleep(600)
-        return load(trial, *words, **more)
-    services.load = faulty
+        return ask(service, queries, batch_size=batch_size, generation=generation)
+    services.Service.ask = faulty
 
 sys.meta_path.insert(0, Planter())
 """
@@ -240,7 +240,7 @@ class TestOneMachine:
     def test_a_driver_that_is_killed_goes_on_where_it_was(self, cluster, sweep, faults, start):
         faults(_3=["hang"])
         driver = start([ONE], [THREE])
-        wait_for_line(driver, "asking float32, batch 3")
+        wait_for_line(driver, "asking fp32, batch 3")
         assert wait_until(lambda: json.loads(faults.file.read_text()) == {"3": []}, 30)
         driver.send_signal(signal.SIGKILL)
         driver.wait()

@@ -81,6 +81,9 @@ class TestQuantities:
             (1.0, "share", (1.0, 1.0), "100 %", "exact: all were looked at"),
             (None, "s", (None, None), "–", "–"),
             (math.nan, "s", (0.1, math.nan), "–", "–"),
+            (0.381, "s", (0.378, None), "0.381 s", "at least 0.378 s"),
+            (0.381, "s", (0.378, math.inf), "0.381 s", "at least 0.378 s"),
+            (0.0, "share", (None, 0.25), "0 %", "at most 25 %"),
             (0.5, "分", (0.4, 0.6), "0.50 分", "0.40 to 0.60 分"),
         ],
     )  # fmt: skip
