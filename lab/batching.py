@@ -206,11 +206,6 @@ def throughput(block: Block) -> float:
     return block.throughput
 
 
-def median_latency(block: Block) -> float:
-    """Return a block's median latency, s."""
-    return float(np.quantile(block.latencies_s, 0.5, method="inverted_cdf"))
-
-
 def power(block: Block) -> float:
     """Return throughput over latency, which is largest at the knee (Kleinrock 1979).
 
@@ -218,7 +213,7 @@ def power(block: Block) -> float:
     communications", ICC 1979: below the knee a larger batch buys more throughput than it costs
     latency, in shares; above it less.
     """
-    return block.throughput / median_latency(block)
+    return block.throughput / block.median_s
 
 
 @dataclass(frozen=True)

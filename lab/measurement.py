@@ -321,7 +321,7 @@ def floor_of(first: Sequence[Block], again: Sequence[Block], *, seed: int) -> fl
 def _medians(blocks: Sequence[Block]) -> dict[int, float]:
     """Return the median latency of undisturbed blocks by number; infinite where most failed."""
     return {
-        block.number: float(np.quantile(block.latencies_s, 0.5, method="inverted_cdf"))
+        block.number: block.median_s
         for block in blocks
         if not block.disturbed and block.latencies_s
     }

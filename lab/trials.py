@@ -11,6 +11,7 @@ import json
 import math
 import operator
 import re
+import statistics
 import zlib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -210,6 +211,14 @@ class Block:
     def errors(self) -> int:
         """Requests without an answer."""
         return sum(math.isinf(one) for one in self.latencies_s)
+
+    @property
+    def median_s(self) -> float:
+        """The median latency, the lower of two; infinite if most requests have no answer.
+
+        Raises: statistics.StatisticsError if there was no request.
+        """
+        return statistics.median_low(self.latencies_s)
 
     @property
     def throughput(self) -> float:
