@@ -70,7 +70,7 @@ def reply(
         )
         heard = dict(zip(spoken, transcripts, strict=True))
     asked = [
-        replace(query, audio=None, text=_words(query.text, heard[at].text))
+        replace(query, audio=None, text=together(query.text, heard[at].text))
         if at in heard
         else query
         for at, query in enumerate(queries)
@@ -82,7 +82,8 @@ def reply(
     ]
 
 
-def _words(text: str, said: str) -> str:
+def together(text: str, said: str) -> str:
+    """Return what the answering model is given of a question's words and of what was said."""
     if not text or not said:
         return text or said
     return text if normalise(text) == normalise(said) else f"{text}\n{said}"

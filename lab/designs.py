@@ -62,7 +62,7 @@ def of_quantization(
     Raises: ParameterError that lists what is wrong with methods, queries or batch sizes, or if the
         device cannot run the baseline; UsageError, MissingError and ModelError of the suite.
     """
-    _check(methods, "methods", quantization.METHODS)
+    check(methods, "methods", quantization.METHODS)
     obstacles = {name: quantization.obstacle(name, device=device) for name in methods}
     if obstacles[methods[0]]:
         rule = f"the first of methods is the baseline and must run on {device}"
@@ -104,7 +104,7 @@ def of_pruning(
     Returns: one study.
     Raises: as `of_quantization`; ParameterError also for a sparsity that is not one.
     """
-    _check(methods, "methods", [one for one in get_args(Pruning) if one != "none"])
+    check(methods, "methods", [one for one in get_args(Pruning) if one != "none"])
     shares = sorted(set(sparsities) - {0})
     if not shares:
         rule = "sparsities must hold one above 0"
@@ -196,7 +196,7 @@ def _kinds(
     queries: Sequence[str], folders: Mapping[Role, Path], suite: str
 ) -> tuple[list[Kind], list[str]]:
     """Return the kinds that a suite can answer, and a sentence for each that it cannot."""
-    _check(queries, "queries", get_args(Kind))
+    check(queries, "queries", get_args(Kind))
     lacking = {
         kind: [role for role in services.ROLES[kind] if role not in folders] for kind in queries
     }
@@ -220,7 +220,7 @@ def _batch_sizes(sizes: Sequence[int]) -> list[int]:
     return sorted(sizes)
 
 
-def _check(given: Sequence[str], name: str, known: Sequence[str] | Mapping[str, Any]) -> None:
+def check(given: Sequence[str], name: str, known: Sequence[str] | Mapping[str, Any]) -> None:
     """Refuse what is unknown, there twice, or not there at all; told together."""
 
     def problems() -> Iterator[str]:

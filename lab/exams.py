@@ -316,25 +316,17 @@ def _paraphrase_auc(
     draws = []
     for _ in range(1_000):  # whole intents are drawn: their questions stand or fall together
         rows = np.concatenate([members[at] for at in rng.integers(len(names), size=len(names))])
-        draws.append(_auc(close[rows], apart[rows]))
+        draws.append(float(stats.share_below(close[rows], apart[rows]).mean()))
     low, high = np.quantile(draws, [0.025, 0.975])
     return Metric.judged(
         "auc",
-        _auc(close, apart),
+        float(stats.share_below(close, apart).mean()),
         unit="share",
         n=len(groups),
         ci=(float(low), float(high)),
         limit=Limit(">=", 0.97),
         labels={"what": "paraphrase against other intent, AUC", "language": language},
     )
-
-
-def _auc(close: NDArray[np.float32], apart: NDArray[np.float32]) -> float:
-    """Return the probability that a value of ``close`` exceeds one of ``apart`` (Mann-Whitney)."""
-    ordered = np.sort(apart)
-    below = np.searchsorted(ordered, close, side="left")
-    upto = np.searchsorted(ordered, close, side="right")
-    return float((below + upto).mean() / (2 * len(apart)))
 
 
 # --- speed ----------------------------------------------------------------------------------------

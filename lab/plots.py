@@ -105,16 +105,18 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """Return a function that draws with the lab's fonts and sizes."""
+
     @wraps(draw)
-    def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         with _style():
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
-@_styled
+@styled
 def balance(classes: pd.DataFrame, *, title: str = "Rows per class") -> Figure:
     """Draw the rows of each class, a panel per language, largest first.
 
@@ -122,12 +124,12 @@ def balance(classes: pd.DataFrame, *, title: str = "Rows per class") -> Figure:
         classes: language, annotation, rows; one row per class, of one table.
         title: stands above, followed by n.
     """
-    languages = _languages(classes["language"])
+    languages = languages_in(classes["language"])
     shown = {name: _most_and_least(classes[classes["language"] == name]) for name in languages}
     bars = max((len(part) for part in shown.values()), default=0)
     figure = Figure(figsize=(_WIDTH * 1.2, max(2.2, 1.0 + 0.19 * bars)))
     if not languages:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     axes = figure.subplots(1, len(languages), squeeze=False, sharex=True)[0]
     for axis, name in zip(axes, languages, strict=True):
         part = shown[name]
@@ -145,13 +147,13 @@ def balance(classes: pd.DataFrame, *, title: str = "Rows per class") -> Figure:
         left = len(whole) - len(part)
         note = f"\n{len(part)} of {len(whole)}: largest and smallest" if left else ""
         axis.set_title(
-            f"{_name(name)}: {len(whole)} classes, n = {_count(whole['rows'].sum())}{note}"
+            f"{name_of(name)}: {len(whole)} classes, n = {_count(whole['rows'].sum())}{note}"
         )
     figure.suptitle(f"{title}, n = {_count(classes['rows'].sum())}")
     return figure
 
 
-@_styled
+@styled
 def lengths(summary: pd.DataFrame, *, title: str = "Length of texts") -> Figure:
     """Draw the spread of text lengths, a panel per field and unit, a box per language.
 
@@ -162,12 +164,12 @@ def lengths(summary: pd.DataFrame, *, title: str = "Length of texts") -> Figure:
     panels = list(dict.fromkeys(zip(summary["field"], summary["unit"], strict=True)))
     figure = Figure(figsize=(_WIDTH, 1.0 + 1.7 * max(1, math.ceil(len(panels) / 2))))
     if not panels:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     columns = min(2, len(panels))
     axes = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).ravel()
     for axis, (field, unit) in zip(axes, panels, strict=False):
         part = summary[(summary["field"] == field) & (summary["unit"] == unit)]
-        names = _languages(part["language"])
+        names = languages_in(part["language"])
         for place, name in enumerate(names):
             one = part[part["language"] == name].iloc[0]
             colour = COLOURS.get(name, OTHER)
@@ -177,7 +179,7 @@ def lengths(summary: pd.DataFrame, *, title: str = "Length of texts") -> Figure:
             axis.barh(place, width, left=one["p25"], height=0.5, color=colour, alpha=0.55)
             axis.plot([one["p50"]] * 2, [place - 0.25, place + 0.25], color="black", linewidth=2)
         labels = [
-            f"{_name(name)}\nn = {_count(part[part['language'] == name]['n'].iloc[0])}"
+            f"{name_of(name)}\nn = {_count(part[part['language'] == name]['n'].iloc[0])}"
             for name in names
         ]
         axis.set_yticks(range(len(names)), labels)
@@ -191,7 +193,7 @@ def lengths(summary: pd.DataFrame, *, title: str = "Length of texts") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def coverage(shares: pd.DataFrame, *, title: str = "Items that have each language") -> Figure:
     """Draw which share of a table's groups or images have a row in each language.
 
@@ -200,10 +202,10 @@ def coverage(shares: pd.DataFrame, *, title: str = "Items that have each languag
         title: stands above.
     """
     tables = list(dict.fromkeys(shares["table"]))
-    languages = _languages(shares["language"])
+    languages = languages_in(shares["language"])
     figure = Figure(figsize=(_WIDTH, 1.1 + 0.28 * max(1, len(tables) * (len(languages) + 1))))
     if not tables:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     axis = figure.subplots()
     for place, name in enumerate(languages):
         part = shares[shares["language"] == name].set_index("table").reindex(tables)
@@ -212,7 +214,7 @@ def coverage(shares: pd.DataFrame, *, title: str = "Items that have each languag
         axis.barh(at, values, color=COLOURS.get(name, OTHER), height=0.8)
         for y, value in zip(at, values, strict=True):
             if not math.isnan(value):
-                axis.text(1.01, y, f"{_name(name)} {100 * value:.4g} %", va="center", fontsize=8)
+                axis.text(1.01, y, f"{name_of(name)} {100 * value:.4g} %", va="center", fontsize=8)
     middles = np.arange(len(tables)) * (len(languages) + 1) + (len(languages) - 1) / 2
     items = shares.groupby("table")["items"].first()
     axis.set_yticks(middles, [f"{name}\nn = {_count(items[name])}" for name in tables])
@@ -225,7 +227,7 @@ def coverage(shares: pd.DataFrame, *, title: str = "Items that have each languag
     return figure
 
 
-@_styled
+@styled
 def question_map(points: pd.DataFrame, *, embedding: str, title: str = "Questions") -> Figure:
     """Draw the map of the questions: what is close is worded alike; the axes have no unit.
 
@@ -236,9 +238,9 @@ def question_map(points: pd.DataFrame, *, embedding: str, title: str = "Question
     """
     figure = Figure(figsize=(_WIDTH, 6.2))
     if points.empty:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     axis = figure.subplots()
-    for name in _languages(points["language"]):
+    for name in languages_in(points["language"]):
         part = points[points["language"] == name]
         axis.scatter(
             part["x"],
@@ -248,7 +250,7 @@ def question_map(points: pd.DataFrame, *, embedding: str, title: str = "Question
             color=COLOURS.get(name, OTHER),
             alpha=0.7,
             linewidths=0,
-            label=f"{_name(name)} ({_count(len(part))})",
+            label=f"{name_of(name)} ({_count(len(part))})",
             rasterized=True,
         )
     axis.set_xticks([])
@@ -259,7 +261,7 @@ def question_map(points: pd.DataFrame, *, embedding: str, title: str = "Question
     return figure
 
 
-@_styled
+@styled
 def images(facts: pd.DataFrame, *, title: str = "Images") -> Figure:
     """Draw sharpness over brightness, an image a dot; what was found about it by colour and mark.
 
@@ -269,7 +271,7 @@ def images(facts: pd.DataFrame, *, title: str = "Images") -> Figure:
     """
     figure = Figure(figsize=(_WIDTH, 4.6))
     if facts.empty:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     axis = figure.subplots()
     kinds = facts["finding"].map(_kind_of_finding)
     for number, kind in enumerate(["", *sorted(set(kinds) - {""})]):
@@ -292,7 +294,7 @@ def images(facts: pd.DataFrame, *, title: str = "Images") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def audio(facts: pd.DataFrame, *, title: str = "Recordings") -> Figure:
     """Draw duration and loudness of recordings: how many of each, by language.
 
@@ -302,7 +304,7 @@ def audio(facts: pd.DataFrame, *, title: str = "Recordings") -> Figure:
     """
     figure = Figure(figsize=(_WIDTH, 3.8))
     if facts.empty:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     left, right = figure.subplots(1, 2)
     loudness = facts["rms_dbfs"].clip(lower=_SILENCE_DBFS)
     longest = max(float(facts["duration_s"].max()), 0.1)
@@ -312,7 +314,7 @@ def audio(facts: pd.DataFrame, *, title: str = "Recordings") -> Figure:
         (left, facts["duration_s"], np.linspace(0, longest, bins)),
         (right, loudness, np.linspace(quietest, 0, bins)),
     ):
-        for name in _languages(facts["language"]):
+        for name in languages_in(facts["language"]):
             part = values[facts["language"] == name]
             axis.hist(
                 part,
@@ -321,7 +323,7 @@ def audio(facts: pd.DataFrame, *, title: str = "Recordings") -> Figure:
                 linewidth=1.8,
                 linestyle={"zh": "-", "en": "--", "ja": "-."}.get(name, ":"),
                 color=COLOURS.get(name, OTHER),
-                label=f"{_name(name)} ({_count(len(part))})",
+                label=f"{name_of(name)} ({_count(len(part))})",
             )
         flagged = values[facts["finding"] != ""]
         if len(flagged):
@@ -347,7 +349,7 @@ def audio(facts: pd.DataFrame, *, title: str = "Recordings") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def speeds(rows: pd.DataFrame, *, floors: Mapping[str, float], title: str = "Speed") -> Figure:
     """Draw how many times as fast each configuration is as its study's baseline.
 
@@ -361,7 +363,7 @@ def speeds(rows: pd.DataFrame, *, floors: Mapping[str, float], title: str = "Spe
     most = max((sum(rows["study"] == one) for one in studies), default=0)
     figure = Figure(figsize=(_WIDTH, 1.4 + 0.32 * most))
     if not studies:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     panels = figure.subplots(1, len(studies), squeeze=False, sharex=True)[0]
     for axis, study in zip(panels, studies, strict=True):
         part, floor = rows[rows["study"] == study], floors.get(study, math.inf)
@@ -385,7 +387,7 @@ def speeds(rows: pd.DataFrame, *, floors: Mapping[str, float], title: str = "Spe
     return figure
 
 
-@_styled
+@styled
 def changes(rows: pd.DataFrame, *, least: float, title: str = "Change of quality") -> Figure:
     """Draw how quality changes in each language, with intervals and what is tolerated.
 
@@ -401,13 +403,13 @@ def changes(rows: pd.DataFrame, *, least: float, title: str = "Change of quality
     most = max(map(len, names.values()), default=0)
     figure = Figure(figsize=(_WIDTH, 1.5 + 0.5 * most))
     if not studies:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     panels = figure.subplots(1, len(studies), squeeze=False, sharex=True)[0]
     for axis, study in zip(panels, studies, strict=True):
         part = rows[rows["study"] == study]
         axis.axvline(0, color=OTHER, linewidth=1)
         axis.axvline(least, color="black", linewidth=1, linestyle="--")
-        languages = _languages(part["language"])
+        languages = languages_in(part["language"])
         for number, language in enumerate(languages):
             own = part[part["language"] == language]
             at = [names[study].index(one) for one in own["configuration"]]
@@ -422,7 +424,7 @@ def changes(rows: pd.DataFrame, *, least: float, title: str = "Change of quality
                 color=COLOURS.get(language, OTHER),
                 capsize=2,
                 markersize=5,
-                label=f"{_name(language)}, n = {_count(own['n'].max())}",
+                label=f"{name_of(language)}, n = {_count(own['n'].max())}",
             )
         axis.set_yticks(range(len(names[study])), names[study])
         axis.set_ylim(len(names[study]) - 0.5, -0.5)
@@ -435,7 +437,7 @@ def changes(rows: pd.DataFrame, *, least: float, title: str = "Change of quality
     return figure
 
 
-@_styled
+@styled
 def sizes(rows: pd.DataFrame, *, title: str = "Bytes of the weights") -> Figure:
     """Draw what weights take beside what their bits alone would.
 
@@ -445,7 +447,7 @@ def sizes(rows: pd.DataFrame, *, title: str = "Bytes of the weights") -> Figure:
     """
     figure = Figure(figsize=(_WIDTH, 1.4 + 0.42 * max(1, len(rows))))
     if rows.empty:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     axis, at = figure.subplots(), np.arange(len(rows))
     axis.barh(at - 0.2, rows["model (MB)"], height=0.38, color="#0072B2", label="measured")
     axis.barh(at + 0.2, rows["in theory (MB)"], height=0.38, color=OTHER, label="bits alone")
@@ -458,7 +460,7 @@ def sizes(rows: pd.DataFrame, *, title: str = "Bytes of the weights") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def sparsity_curves(
     curve: pd.DataFrame,
     *,
@@ -482,9 +484,9 @@ def sparsity_curves(
     rows = math.ceil(len(methods) / columns)
     figure = Figure(figsize=(_WIDTH, 1.1 + 2.5 * max(1, rows)))
     if not methods:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    languages = _languages(curve["language"])
+    languages = languages_in(curve["language"])
     most, lowest = float(curve["sparsity"].max()), float(curve["low"].min(skipna=True))
     floor = 2 * least if math.isnan(lowest) else min(lowest, 2 * least)
     for axis, method in zip(grid, methods, strict=False):
@@ -529,7 +531,7 @@ def _curve(axis: Axes, one: pd.DataFrame, language: str, *, aside: float, floor:
         markersize=4,
         capsize=2,
         linewidth=1.2,
-        label=_name(language),
+        label=name_of(language),
     )
     axis.plot(
         [0.0, *(known["sparsity"] + aside)], [0.0, *known["change"]], color=colour, linewidth=1
@@ -547,7 +549,7 @@ def _range(counts: pd.Series) -> str:
     return _count(least) if least == most else f"{_count(least)} to {_count(most)}"
 
 
-@_styled
+@styled
 def sensitivities(found: pd.DataFrame, *, title: str = "What each layer is worth") -> Figure:
     """Draw what becomes of the perplexity when one layer alone is pruned, the worst first.
 
@@ -559,7 +561,7 @@ def sensitivities(found: pd.DataFrame, *, title: str = "What each layer is worth
     shown = ordered.head(_MOST_LAYERS)
     figure = Figure(figsize=(_WIDTH, max(2.2, 1.2 + 0.19 * len(shown))))
     if shown.empty:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     axis = figure.subplots()
     places = np.arange(len(shown))
     change = shown[["perplexity", "low", "high"]].to_numpy(dtype=float)
@@ -601,7 +603,7 @@ def _shortened(names: pd.Series) -> list[str]:
     return [name.removeprefix("model.").replace("layers.", "") for name in names]
 
 
-@_styled
+@styled
 def promises(gains: pd.DataFrame, *, title: str = "Promised and measured") -> Figure:
     """Draw what zeros promise beside what was measured: bytes on the left, time on the right.
 
@@ -612,7 +614,7 @@ def promises(gains: pd.DataFrame, *, title: str = "Promised and measured") -> Fi
     """
     figure = Figure(figsize=(_WIDTH, max(2.4, 1.5 + 0.22 * len(gains))))
     if gains.empty:
-        return _nothing(figure, title)
+        return nothing(figure, title)
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(gains))
     quiet = {"linestyle": "none", "markersize": 6}
@@ -655,7 +657,7 @@ def promises(gains: pd.DataFrame, *, title: str = "Promised and measured") -> Fi
     return figure
 
 
-@_styled
+@styled
 def batch_curve(curve: pd.DataFrame, *, title: str = "Throughput and latency") -> Figure:
     """Draw latency over throughput, a panel per kind of query, each dot with its batch size.
 
@@ -694,12 +696,12 @@ def batch_curve(curve: pd.DataFrame, *, title: str = "Throughput and latency") -
         _limit_line(axis, part["throughput_limit"], along="x", sign="requests/s →")
         axis.set_xlabel("throughput (requests/s)")
         axis.set_ylabel("latency of a batch (s)")
-    return _with_title(
+    return with_title(
         figure, f"{title} by batch size, n = {_count(known['batches'].sum())} batches"
     )
 
 
-@_styled
+@styled
 def batch_memory(curve: pd.DataFrame, *, title: str = "Peak memory") -> Figure:
     """Draw peak memory over batch size, a panel per kind; a cross is where memory ended.
 
@@ -728,10 +730,10 @@ def batch_memory(curve: pd.DataFrame, *, title: str = "Peak memory") -> Figure:
         axis.set_ylim(bottom=0)
         axis.set_xlabel("batch size")
         axis.set_ylabel("peak memory (MB)")
-    return _with_title(figure, f"{title} by batch size, n = {_count(len(known))} trials")
+    return with_title(figure, f"{title} by batch size, n = {_count(len(known))} trials")
 
 
-@_styled
+@styled
 def padding(shares: pd.DataFrame, *, title: str = "Padding") -> Figure:
     """Draw which share of a batch is padding, a panel per kind, a line per order of the queries.
 
@@ -757,7 +759,7 @@ def padding(shares: pd.DataFrame, *, title: str = "Padding") -> Figure:
         axis.set_xlabel("batch size")
         axis.set_ylabel("padding, of all positions")
     queries = shares.groupby("query")["queries"].first().sum()
-    return _with_title(figure, f"{title}, n = {_count(queries)} queries")
+    return with_title(figure, f"{title}, n = {_count(queries)} queries")
 
 
 def _panels(
@@ -767,7 +769,7 @@ def _panels(
     figure = Figure(figsize=(_WIDTH, height))
     kinds = list(dict.fromkeys(rows["query"]))
     if not kinds:
-        return _nothing(figure, title), []
+        return nothing(figure, title), []
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
     panels = []
     for axis, kind in zip(axes, kinds, strict=True):
@@ -803,7 +805,7 @@ def _limit_line(axis: Axes, limits: pd.Series, *, along: str, sign: str) -> None
         line(limit, color=colour, linestyle="--", linewidth=1.2, label="limit")
 
 
-def _with_title(figure: Figure, title: str) -> Figure:
+def with_title(figure: Figure, title: str) -> Figure:
     """Put a title above the panels and what they have in common below; nothing without panels."""
     handles: dict[str, object] = {}
     for axis in figure.axes:
@@ -815,13 +817,14 @@ def _with_title(figure: Figure, title: str) -> Figure:
     return figure
 
 
-def _nothing(figure: Figure, title: str) -> Figure:
+def nothing(figure: Figure, title: str) -> Figure:
+    """Say that there is nothing to draw."""
     figure.set_size_inches(_WIDTH, 1.6)
     figure.text(0.5, 0.5, f"{title}: nothing to draw, n = 0", ha="center", va="center")
     return figure
 
 
-def _languages(column: pd.Series) -> list[str]:
+def languages_in(column: pd.Series) -> list[str]:
     """Return the languages that occur, the usual three first and in their order."""
     present = dict.fromkeys(column)
     return [name for name in COLOURS if name in present] + sorted(
@@ -829,7 +832,8 @@ def _languages(column: pd.Series) -> list[str]:
     )
 
 
-def _name(language: str) -> str:
+def name_of(language: str) -> str:
+    """Return a language's name in English; its tag if there is none."""
     return NAMES.get(language, language)
 
 

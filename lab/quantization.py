@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 GROUP_SIZE = 64  # weights that share a constant in torchao's 4 bits; as bitsandbytes'
+_ROWS = 32  # that bitsandbytes' fused path of a CPU takes at a time
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,25 @@ def on_loading(name: str, *, dtype: str, device: str) -> Any:
 
 
 def once_loaded(module: torch.nn.Module, name: str) -> None:
-    """Quantize in place what `on_loading` could not: torchao's methods.
+    """Quantize in place what `on_loading` could not: torchao's methods; see that layers can run.
 
     transformers has a config for torchao too, but fails on models without one embedding of words,
-    such as CLIP. Layers are those of lab.layers.
+    such as CLIP. Layers are those of lab.layers. The fused path that bitsandbytes 0.50 takes on
+    CPUs with bfloat16 fails on 4-bit layers whose shape it does not divide: those unpack their
+    weights and multiply as they do on other CPUs.
 
     Args:
         module: loaded, in the dtype of the computation.
         name: of QUANTIZED, or ``none``.
     Raises: ModelError if it is quantized already.
     """
-    if name == NONE or METHODS[name].library != "torchao":
+    if name == NONE:
+        return
+    if METHODS[name].library == "bitsandbytes":
+        for layer in module.modules():
+            state = getattr(getattr(layer, "weight", None), "quant_state", None)
+            if state is not None and (state.shape[0] % _ROWS or state.shape[1] % state.blocksize):
+                layer.support_avx512bf16_for_cpu = False
         return
     from torchao.quantization import (
         Int4WeightOnlyConfig,

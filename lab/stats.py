@@ -118,6 +118,26 @@ def rare_needed(bound: float) -> int:
     return math.floor(math.log(_TAIL) / math.log1p(-bound)) + 1
 
 
+def share_below(values: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
+    """Return for each value the share of others that it exceeds, ties counting half.
+
+    The mean of these is the probability that a value exceeds one of the others: the area under the
+    ROC curve (Mann and Whitney 1947).
+
+    Args:
+        values: (n,).
+        others: (m,), at least one.
+    Returns: (n,), [0, 1].
+    Raises: ParameterError if there are no others, or one of either is NaN.
+    """
+    ours, ordered = np.asarray(values, dtype=float), np.sort(np.asarray(others, dtype=float))
+    if not len(ordered) or np.isnan(ordered[-1]) or np.isnan(ours).any():
+        raise ParameterError(message("shares need values that are not NaN", got=len(ordered)))
+    below = np.searchsorted(ordered, ours, side="left")
+    upto = np.searchsorted(ordered, ours, side="right")
+    return (below + upto) / (2 * len(ordered))
+
+
 # --- quantiles ------------------------------------------------------------------------------------
 
 

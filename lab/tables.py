@@ -20,12 +20,16 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import media
 from lab.errors import ParameterError, message, printable
 from lab.slo import Limit, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from lab.corpus import Corpus
+    from lab.params import DataSettings
 
 # Without the tag a browser may draw Japanese glyphs for Chinese text, and the reverse.
 HTML_LANGUAGES = {"zh": "zh-Hans", "en": "en", "ja": "ja"}
@@ -39,6 +43,7 @@ _SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥"}
 _MISSING = "–"
 _MAX_DECIMALS = 6
 _PROGRESS_S = 0.3  # between two updates of a progress line
+_THUMBNAIL = 256  # pixels, twice as many as are shown
 _LONG_CHARS = 24  # from here on a cell keeps a readable width and the box scrolls instead
 
 
@@ -174,6 +179,66 @@ def picture(figure: Figure, *, alt: str, caption: str, numbers: pd.DataFrame) ->
         f"<details><summary>Numbers behind this figure</summary>{behind}</details>"
         "</figure>",
         f"Figure: {caption}",
+    )
+
+
+def exhibits(
+    frame: pd.DataFrame, *, caption: str, corpus: Corpus, data: DataSettings, language_column: str
+) -> Html:
+    """Show items with their image and recording beside what is said of them.
+
+    Args:
+        frame: any columns; ``image`` and ``audio`` hold paths in the corpus, or nothing.
+        caption: what the items are.
+        corpus: the tenant's.
+        data: what its media must be like.
+        language_column: as of `table`.
+    Raises: MediaError, PathError.
+    """
+    shown = frame.drop(columns=["image", "audio"])
+    if frame.empty:
+        return table(shown, caption=caption)
+    columns = [_plain(shown[name]) for name in shown]
+    places = [_decimals(column) for column in columns]
+    languages = _languages(shown, language_column)
+    head = [_head("item", numeric=False)]
+    head += [
+        _head(_label(name), numeric=_is_numeric(column))
+        for name, column in zip(shown.columns, columns, strict=True)
+    ]
+    rows = []
+    for at, (image, audio) in enumerate(zip(frame["image"], frame["audio"], strict=True)):
+        media_of = _image(image, corpus, data) + _audio(audio, corpus, data)
+        cells = [f'<td class="lab-media">{media_of or _MISSING}</td>']
+        cells += [
+            _cell(column[at], places=decimals, language=languages[at])
+            for column, decimals in zip(columns, places, strict=True)
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return Html(_box(caption, head, rows), f"Items: {caption} ({len(frame)})")
+
+
+def _image(path: str, corpus: Corpus, data: DataSettings) -> str:
+    if not path:
+        return ""
+    file = io.BytesIO()
+    image = media.load_image(corpus.media_path(path), data=data)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    image.save(file, format="JPEG", quality=85)
+    content = base64.b64encode(file.getvalue()).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{content}" alt="{_text(path)}">'
+
+
+def _audio(path: str, corpus: Corpus, data: DataSettings) -> str:
+    if not path:
+        return ""
+    where = corpus.media_path(path)
+    media.probe_audio(where, data=data)  # refuses what is no recording
+    with media.open_regular(where) as file:
+        content = base64.b64encode(file.read()).decode("ascii")
+    return (
+        f'<audio controls preload="none" aria-label="{_text(path)}" '
+        f'src="data:audio/wav;base64,{content}"></audio>'
     )
 
 
