@@ -33,6 +33,7 @@ from lab.consistency import PAIRS, Agreement, Detection, Pair
 from lab.errors import LabError, ParameterError, message, printable
 from lab.forms import Item
 from lab.pairings import KINDS, Paired
+from lab.remedies import NEEDS, REMEDIES, Gain, Name, attempt
 from lab.roles import Role
 from lab.slo import Limit, Metric, Verdict
 from lab.yardsticks import Yardstick
@@ -72,6 +73,7 @@ class Plan:
         items: of each table.
         batch_size: queries answered at a time.
         alone: items that are asked alone too, to be held against the batch.
+        remedies: that are tried on the baseline.
         seed: of items, near misses, plants and intervals.
         device: cpu, cuda or cuda:N.
     """
@@ -84,6 +86,7 @@ class Plan:
     items: int
     batch_size: int
     alone: int
+    remedies: tuple[Name, ...]
     seed: int
     device: str = "cpu"
 
@@ -97,6 +100,7 @@ def plan(
     batch_size: int,
     alone: int,
     seed: int,
+    remedies: Sequence[str] = (),
     device: str | None = None,
 ) -> Plan:
     """Return what can be asked of a tenant's suite.
@@ -109,6 +113,7 @@ def plan(
         batch_size: queries answered at a time.
         alone: items that are asked alone too, at least 2.
         seed: of every choice.
+        remedies: of lab.remedies.REMEDIES, which are tried on the baseline.
         device: cpu, cuda or cuda:N; None: what there is.
     Raises: ParameterError that lists what is wrong; UsageError, MissingError and ModelError of the
         suite.
@@ -117,6 +122,8 @@ def plan(
     designs.check(methods, "methods", quantization.METHODS)
     pairs = tuple(PAIRS) if list(pairs) == [] else pairs
     designs.check(pairs, "pairs", PAIRS)
+    if list(remedies) != []:
+        designs.check(remedies, "remedies", REMEDIES)
     for name, value, least in (
         ("items", items, 2),
         ("batch_size", batch_size, 1),
@@ -141,6 +148,10 @@ def plan(
         if no
     ]
     able = tuple(name for name in methods if not obstacles[name])
+    tried = tuple(name for name in remedies if all(role in folders for role in NEEDS[name]))
+    told += [
+        f"{name} is not tried: the suite lacks a role." for name in remedies if name not in tried
+    ]
     return Plan(
         methods=able,
         pairs=tuple(name for name in pairs if not lacking[name]),
@@ -150,6 +161,7 @@ def plan(
         items=items,
         batch_size=batch_size,
         alone=alone,
+        remedies=tried,
         seed=seed,
         device=device,
     )
@@ -211,6 +223,7 @@ class Outcome:
         tried: configurations, the baseline first.
         detections: of what was planted into the baseline's accounts.
         blames: by language.
+        gains: of the remedies that were tried on the baseline.
         limits: the tenant's.
     """
 
@@ -219,6 +232,7 @@ class Outcome:
     tried: tuple[Tried, ...]
     detections: tuple[Detection, ...]
     blames: tuple[Blame, ...]
+    gains: tuple[Gain, ...]
     limits: Slo
 
     @property
@@ -342,6 +356,35 @@ class Outcome:
         return pd.DataFrame([vars(one) for one in self.blames])
 
     @property
+    def gained(self) -> pd.DataFrame:
+        """Return what each remedy gained, by pair and language."""
+        import pandas as pd
+
+        columns = ["remedy", "pair", "language", "before", "after", "gain", "low", "high", "n"]
+        return pd.DataFrame(
+            [
+                (
+                    one.remedy,
+                    _name(one.pair),
+                    one.language,
+                    one.before,
+                    one.after,
+                    *one.gain,
+                    one.n,
+                    one.verdict,
+                    one.cost,
+                )
+                for one in self.gains
+            ],
+            columns=[*columns, "verdict", "cost"],
+        )
+
+    @property
+    def remedies(self) -> dict[str, str]:
+        """Return what each remedy that was tried is."""
+        return {name: REMEDIES[name] for name in self.plan.remedies}
+
+    @property
     def modes(self) -> pd.DataFrame:
         """Return where the baseline agrees least: pair, by, level, score, interval, n."""
         import pandas as pd
@@ -449,6 +492,20 @@ def run(asked: Plan, resolved: Resolved, *, corpus: Corpus, progress: Progress) 
                 tried.append(Tried(method, Accounts(), (), (), {}, "fail", words))
                 continue
             tried.append(_try(asked, method, items, told, alone, tried, yardstick, settings.slo))
+        gains = attempt(
+            asked.remedies,
+            items,
+            tried[0].accounts,
+            method=asked.methods[0],
+            folders=asked.folders,
+            corpus=corpus,
+            settings=settings,
+            yardstick=yardstick,
+            batch_size=asked.batch_size,
+            seed=asked.seed,
+            device=asked.device,
+            progress=progress,
+        )
     if not tried[0].agreements:
         rule = "there must be a pair of accounts to compare"
         raise ParameterError(
@@ -460,6 +517,7 @@ def run(asked: Plan, resolved: Resolved, *, corpus: Corpus, progress: Progress) 
         tried=tuple(tried),
         detections=tuple(one for some in tried[0].paired for one in some.detections),
         blames=tuple(_blame(items, tried[0].accounts)),
+        gains=tuple(gains),
         limits=settings.slo,
     )
 
@@ -673,6 +731,7 @@ def _sentences(found: Outcome) -> Iterator[str]:
             "closer than near misses, and the score is about subjects alone."
         )
     yield from _blamed(found.blames)
+    yield from _cured(found.gains)
     yield from found.plan.left_out
 
 
@@ -692,6 +751,20 @@ def _blamed(blames: Sequence[Blame]) -> Iterator[str]:
     yield f"Of {asked} joint questions {wrong} are answered wrongly; to blame is {most}."
 
 
+def _cured(gains: Sequence[Gain]) -> Iterator[str]:
+    for name in dict.fromkeys(one.remedy for one in gains):
+        for verdict in ("helps", "harms"):
+            some = [
+                f"{_name(one.pair)} ({one.language}) by {abs(one.gain.value):.2f}"
+                for one in gains
+                if (one.remedy, one.verdict) == (name, verdict)
+            ]
+            if some:
+                yield f"The remedy {_name(name)} {verdict} {', '.join(some)}."
+        if all(one.verdict == "open" for one in gains if one.remedy == name):
+            yield f"Of the remedy {_name(name)} no gain or harm was seen."
+
+
 def _listed(some: Sequence[Agreement]) -> str:
     """Return the scores by pair: ``image input (en 0.98, ja 0.97)``."""
     by_pair: dict[Pair, list[str]] = {}
@@ -708,5 +781,5 @@ def _places(some: Sequence[Agreement]) -> str:
     return ", ".join(f"{_name(pair)} ({', '.join(names)})" for pair, names in by_pair.items())
 
 
-def _name(pair: Pair) -> str:
+def _name(pair: str) -> str:
     return pair.replace("_", " ")
