@@ -34,8 +34,9 @@ lint: setup               ## style, floors, notebooks without outputs
 bench: setup              ## the figures that the README claims, measured here
 	@$(BIN)/python tests/benchmarks/bench_lab.py
 
-chaos: setup              ## writers to the ledger killed 200 times: what is lost, doubled, repeated
+chaos: setup              ## writers to the ledger and whole runs killed 200 times (hours): what is lost, doubled, repeated
 	@LAB_KILLS=$(KILLS) $(BIN)/python -m pytest -q -s tests/test_ledger.py -k killed
+	@LAB_RUN_KILLS=$(KILLS) $(BIN)/python -m pytest -q -s tests/test_chaos.py
 
 clean:                    ## everything that was made, except .venv and your own data
 	@rm -rf .cache reports/*/ reports/*.html .ruff_cache .import_linter_cache

@@ -248,7 +248,7 @@ class Outcome:
                     Metric(
                         "consistency_delta",
                         value.value,
-                        unit="",
+                        unit="share",
                         n=next(
                             len(a.scores)
                             for a in one.agreements
@@ -265,7 +265,7 @@ class Outcome:
                 Metric(
                     "detection_auc",
                     one.auc.value,
-                    unit="probability",
+                    unit="share",
                     n=one.n,
                     ci=one.auc[1:],
                     labels=_labels(one.pair, one.language) | {"planted": one.planted},
@@ -612,7 +612,7 @@ def _metrics(agreement: Agreement, of: Mapping[str, Any], limit: Limit) -> Itera
     yield Metric(
         "consistency",
         agreement.score.value,
-        unit="",
+        unit="share",
         n=n,
         ci=agreement.score[1:],
         labels=labels,
@@ -621,7 +621,7 @@ def _metrics(agreement: Agreement, of: Mapping[str, Any], limit: Limit) -> Itera
         needed=agreement.needed,
     )
     yield Metric(
-        "cosine", agreement.cosine.value, unit="", n=n, ci=agreement.cosine[1:], labels=labels
+        "cosine", agreement.cosine.value, unit="cosine", n=n, ci=agreement.cosine[1:], labels=labels
     )
 
 
