@@ -31,6 +31,7 @@ from lab.trials import Setting
 
 _REST_S = 0.005  # in which a listener that just heard something comes to rest before time is taken
 _LOOK_S = 0.5
+KEPT_S = 14 * 86_400  # that a checkpoint that was sent is kept after its last use
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,16 @@ def keep(digest: str, files: Mapping[str, bytes]) -> Path:
         shutil.rmtree(place, ignore_errors=True)  # it was not as it should be, or not there
         with contextlib.suppress(OSError):  # another station's came first
             aside.rename(place)
+    _remove_unused(place.parent)
     return place
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove the checkpoints that nobody asked for in a long time."""
+    for place in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if place.is_dir() and time.time() - place.stat().st_mtime > KEPT_S:
+                shutil.rmtree(place)
 
 
 def _found(folder: str, digest: str) -> Path | None:
@@ -292,6 +302,8 @@ def _found(folder: str, digest: str) -> Path | None:
     for place in (Path(folder), *_in_hub(Path(folder)), _kept(digest)):
         with contextlib.suppress(LabError, OSError):
             if place.is_dir() and checkpoints.digest(place, cache=_stamps()) == digest:
+                if place == _kept(digest):
+                    os.utime(place)  # it is in use
                 return place
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import shutil
 import threading
@@ -194,6 +195,22 @@ class TestCheckpoints:
         make().receive(self.digest, stations.packed(VLM))
         (kept,) = (one for one in tmp_path.rglob("*") if one.name == self.digest[7:])
         assert checkpoints.digest(kept) == self.digest
+
+    def test_a_checkpoint_that_nobody_asks_for_any_more_goes_when_another_comes(
+        self, make, tmp_path
+    ):
+        kept = stations.keep(self.digest, stations.packed(VLM))
+        lately, long_ago = kept.with_name("a" * 64), kept.with_name("b" * 64)
+        for folder, age_s in ((lately, 0), (long_ago, stations.KEPT_S + 60), (kept, 10**8)):
+            folder.mkdir(exist_ok=True)
+            os.utime(folder, (time.time() - age_s,) * 2)
+        # What is asked for is in use, however long ago it came.
+        assert self.lacking(make, tmp_path / "elsewhere") == []
+        shutil.copytree(VLM, tmp_path / "other")
+        (tmp_path / "other" / "added.json").write_text("{}")
+        other = checkpoints.digest(tmp_path / "other")
+        stations.keep(other, stations.packed(tmp_path / "other"))
+        assert (kept.is_dir(), lately.is_dir(), long_ago.is_dir()) == (True, True, False)
 
     def test_one_that_was_changed_is_not_used(self, make, tmp_path):
         kept = stations.keep(self.digest, stations.packed(VLM))
