@@ -6,23 +6,14 @@ Owns how these three are drawn. Knows nothing of where a result comes from.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from lab import plots
 from lab.plots import styled
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-# Colour and sign of a verdict; the sign is drawn too, for whoever cannot tell the colours.
-_VERDICTS = {
-    "pass": ("#8CD3B4", "✓"),
-    "fail": ("#F2A98A", "✗"),
-    "insufficient": ("#F0E0A8", "?"),
-}
 _OF = {
     "matched": ("#0072B2", "accounts that should agree"),
     "near": ("#E69F00", "near misses"),
@@ -39,31 +30,19 @@ def matrix(rows: pd.DataFrame, *, limit: str, title: str = "Consistency") -> Fig
         limit: that the scores are held against, for people to read.
         title: stands above.
     """
-    names = list(dict.fromkeys(rows["configuration"]))
-    if not names:
-        return plots.nothing(Figure(), title)
-    pairs, languages = list(dict.fromkeys(rows["pair"])), list(dict.fromkeys(rows["language"]))
-    figure = Figure(
-        figsize=(max(9.0, 1.6 + len(names) * 0.95 * len(languages)), 1.3 + 0.6 * len(pairs))
+    fields = pd.DataFrame(
+        {
+            "panel": rows["configuration"],
+            "row": rows["pair"].str.replace("_", " "),
+            "column": rows["language"],
+            "verdict": rows["verdict"],
+            "words": [
+                f"{one.score:.2f}\n{plots.ends(one.low, one.high)}\nn = {one.n}"
+                for one in rows.itertuples(index=False)
+            ],
+        }
     )
-    panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    for axis, name in zip(panels, names, strict=True):
-        for one in rows[rows["configuration"] == name].itertuples(index=False):
-            at = (languages.index(one.language), pairs.index(one.pair))
-            colour, sign = _VERDICTS[one.verdict]
-            axis.add_patch(_field(at, colour))
-            low, high = (f"{end:.2f}" if math.isfinite(end) else "–" for end in (one.low, one.high))
-            words = f"{sign} {one.score:.2f}\n{low} to {high}\nn = {one.n}"
-            axis.text(*at, words, ha="center", va="center", fontsize=7, linespacing=1.25)
-        axis.set_xticks(range(len(languages)), languages)
-        axis.set_yticks(range(len(pairs)), [one.replace("_", " ") for one in pairs])
-        axis.set_xlim(-0.5, len(languages) - 0.5)
-        axis.set_ylim(len(pairs) - 0.5, -0.5)
-        axis.grid(visible=False)
-        axis.tick_params(length=0)
-        axis.set_title(name)
-    figure.suptitle(f"{title}: ✓ {limit}, ✗ not, ? open; score, 95 % interval, items")
-    return figure
+    return plots.fields(fields, title=f"{title}: ✓ {limit}, ✗ not, ? open; score, 95 %, items")
 
 
 @styled
@@ -149,9 +128,3 @@ def detection(rows: pd.DataFrame, *, title: str = "What is seen of planted fault
     for axis in axes[len(pairs) :]:
         axis.set_axis_off()
     return plots.with_title(figure, f"{title}: AUC with 95 % interval; 0.5 is guessing")
-
-
-def _field(at: tuple[int, int], colour: str) -> object:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((at[0] - 0.48, at[1] - 0.46), 0.96, 0.92, color=colour, linewidth=0)

@@ -7,6 +7,7 @@ or of how progress is shown (``lab.cli``).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -24,12 +25,12 @@ from typing import IO, Any, Literal
 import psutil
 from filelock import FileLock, Timeout
 
-from lab import checkpoints, corpus, machine, params, runs, suites
+from lab import checkpoints, corpus, machine, params, runs, suites, tenants
 from lab.errors import ClusterError, LabError, UsageError, message
 from lab.worker import Failure, Job
 
 Status = Literal["ok", "failed", "reused", "interrupted"]
-_NEEDS_RAY = "sweeps"  # a notebook whose text has this word measures with it
+_NEED_RAY = ("sweeps", "scorecards")  # a notebook whose text has one of these measures with it
 _GRACE_S = 20.0  # for a cancelled worker to leave its failed report before it is killed
 _POLL_S = 0.1
 
@@ -83,6 +84,11 @@ class _Task:
     def alone(self) -> bool:
         """Whether nothing else may run meanwhile: what it measures would be disturbed."""
         return self.notebook in self.resolved.settings.execution.alone
+
+    @property
+    def last(self) -> bool:
+        """Whether it reads what the tenant's other notebooks left."""
+        return self.notebook in self.resolved.settings.execution.last
 
 
 @dataclass
@@ -176,8 +182,17 @@ class Batch:
             )
             tasks += [_Task(resolved, notebook) for notebook in self.notebooks]
         # Those that run side by side go first: no core is idle between two that run alone.
-        tasks.sort(key=lambda task: task.alone)
-        return [task for task in tasks if self._must_run(task)]
+        tasks.sort(key=lambda task: (task.last, task.alone))
+        planned: list[_Task] = []
+        for task in tasks:
+            before = {one.tenant for one in planned if not one.last}
+            if task.last and task.tenant in before:
+                task.reason = "what it reads is made anew"
+                self.show(Event("planned", task.tenant, task.notebook, task.reason))
+                planned.append(task)
+            elif self._must_run(task):
+                planned.append(task)
+        return planned
 
     def _must_run(self, task: _Task) -> bool:
         try:
@@ -190,6 +205,18 @@ class Batch:
             return False
         self.show(Event("planned", task.tenant, task.notebook, task.reason))
         return True
+
+    def _has_changed(self, task: _Task) -> bool:
+        """Look again, now that what the task reads is there: it may have come out as it was."""
+        try:
+            reason = runs.why_run(task.files, _parts(task))
+        except LabError as error:
+            self._end(task, "failed", str(error))
+            return False
+        if reason is None:
+            self._end(task, "reused", "nothing has changed")
+        task.reason = reason or task.reason
+        return reason is not None
 
     # Carrying out
 
@@ -212,6 +239,8 @@ class Batch:
             waiting.remove(task)
             # Another run may have done the work while this one waited for it.
             if task.waiting_told and not self._must_run(task):
+                continue
+            if task.last and not self.force and not self._has_changed(task):
                 continue
             return task
         return None
@@ -437,7 +466,19 @@ def reproduce(tenant: str, notebook: str, profile: str, overrides: Sequence[str]
 
 def _parts(task: _Task) -> dict[str, str]:
     data = corpus.fingerprint(task.resolved.data_folder, cache=task.resolved.tenant.cache)
-    return runs.key_parts(task.resolved, task.notebook, data=data, models=_models(task.resolved))
+    parts = runs.key_parts(task.resolved, task.notebook, data=data, models=_models(task.resolved))
+    return parts | ({"other notebooks": _others(task)} if task.last else {})
+
+
+def _others(task: _Task) -> str:
+    """Return the digest of what all notebooks of all tenants left that are not themselves last."""
+    root, found = task.resolved.tenant.root, []
+    for slug in tenants.known_tenants(root):
+        for name in runs.notebooks(root):
+            if name not in task.resolved.settings.execution.last:
+                record = runs.read_record(runs.Files(tenants.Tenant(slug, root), name)) or {}
+                found.append([slug, name, *map(record.get, ("run_key", "started", "status"))])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _models(resolved: params.Resolved) -> dict[str, str]:
@@ -459,9 +500,8 @@ def _starts_ray(task: _Task) -> bool:
     ray = task.resolved.settings.ray
     if ray.mode == "inline" or ray.address or os.environ.get("RAY_ADDRESS"):
         return False
-    return _NEEDS_RAY in runs.stripped(
-        task.resolved.tenant.root / "notebooks" / f"{task.notebook}.ipynb"
-    )
+    text = runs.stripped(task.resolved.tenant.root / "notebooks" / f"{task.notebook}.ipynb")
+    return any(word in text for word in _NEED_RAY)
 
 
 def _last_words(process: _Process) -> str:

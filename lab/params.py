@@ -173,6 +173,7 @@ class Execution(_Section):
 
     jobs: Positive
     alone: Annotated[tuple[str, ...], AfterValidator(_notebook_names)]
+    last: Annotated[tuple[str, ...], AfterValidator(_notebook_names)]
     cell_timeout_s: PositiveSeconds
     notebook_timeout_s: PositiveSeconds
     kernel_start_s: PositiveSeconds

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -52,6 +53,13 @@ _SPEEDS: Mapping[str, tuple[str, str]] = {
     "slower": ("v", "#D55E00"),
     "insufficient": ("o", OTHER),
     "baseline": ("|", "black"),
+}
+# Colour and sign of a verdict; the sign is drawn too, for whoever cannot tell the colours.
+_VERDICTS: Mapping[str, tuple[str, str]] = {
+    "pass": ("#8CD3B4", "✓"),
+    "fail": ("#F2A98A", "✗"),
+    "insufficient": ("#F0E0A8", "?"),
+    "not measured": (QUIET, "–"),
 }
 _SILENCE_DBFS = -100.0  # where a recording of zeros is drawn
 _FAR = 1.5  # times what an axis shows: a limit beyond it would squeeze everything else
@@ -760,6 +768,76 @@ def padding(shares: pd.DataFrame, *, title: str = "Padding") -> Figure:
         axis.set_ylabel("padding, of all positions")
     queries = shares.groupby("query")["queries"].first().sum()
     return with_title(figure, f"{title}, n = {_count(queries)} queries")
+
+
+@styled
+def fields(rows: pd.DataFrame, *, title: str) -> Figure:
+    """Draw verdicts as coloured fields, a panel each, with what they are about in words.
+
+    Args:
+        rows: panel, row, column, verdict (pass, fail, insufficient, not measured), words.
+        title: stands above.
+    """
+    panels = list(dict.fromkeys(rows["panel"]))
+    if not panels:
+        return nothing(Figure(), title)
+    lines, columns = list(dict.fromkeys(rows["row"])), list(dict.fromkeys(rows["column"]))
+    width = 1.8 + 1.05 * len(columns)
+    across = max(1, min(len(panels), int(16 // width)))
+    down = math.ceil(len(panels) / across)
+    figure = Figure(figsize=(max(_WIDTH, across * width), 0.5 + down * (0.7 + 0.62 * len(lines))))
+    axes = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+    for axis, name in zip(axes, panels, strict=False):
+        for one in rows[rows["panel"] == name].itertuples(index=False):
+            x, y = columns.index(one.column), lines.index(one.row)
+            colour, sign = _VERDICTS[one.verdict]
+            axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour, linewidth=0))
+            words = f"{sign} {one.words}" if one.words else sign
+            axis.text(x, y, words, ha="center", va="center", fontsize=7, linespacing=1.25)
+        axis.set_xticks(range(len(columns)), columns, fontsize=8)
+        axis.set_yticks(range(len(lines)), [_cut(line) for line in lines])
+        axis.set_xlim(-0.5, len(columns) - 0.5)
+        axis.set_ylim(len(lines) - 0.5, -0.5)
+        axis.grid(visible=False)
+        axis.tick_params(length=0)
+        axis.set_title(name)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    figure.suptitle(title)
+    return figure
+
+
+@styled
+def scorecard(rows: pd.DataFrame, *, title: str = "Candidates") -> Figure:
+    """Draw the candidates of each kind of query against the limits.
+
+    Args:
+        rows: query, candidate, figure, value, low, high, n, unit, verdict; one per figure.
+        title: stands above.
+    """
+    shown = rows.assign(
+        panel=rows["query"],
+        row=rows["candidate"],
+        column=rows["figure"],
+        words=[
+            "" if one.verdict == "not measured" else _in_field(one)
+            for one in rows.itertuples(index=False)
+        ],
+    )
+    return fields(shown, title=f"{title}: ✓ meets the limit, ✗ does not, ? open; * recommended")
+
+
+def _in_field(one: Any) -> str:
+    digits = 2 if abs(one.value) < 10 else 0
+    number = f"{one.value:.{digits}f}" if math.isfinite(one.value) else "–"
+    unit = {"requests/s": "/s", "share": "", "F1": ""}.get(one.unit, one.unit)
+    return f"{number} {unit}".rstrip() + f"\n{ends(one.low, one.high)}\nn = {one.n}"
+
+
+def ends(low: float, high: float) -> str:
+    """Return an interval in few characters; an end that n does not bear is a dash."""
+    shown = (f"{end:.3g}" if math.isfinite(end) else "–" for end in (low, high))
+    return " to ".join(shown)
 
 
 def _panels(
