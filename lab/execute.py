@@ -293,6 +293,7 @@ class Batch:
             profile=self.profile,
             parameters=params.notebook_parameters(task.resolved, task.notebook),
             key_parts=_parts(task),
+            models=_models(task.resolved),
             reproduce=reproduce(task.tenant, task.notebook, self.profile, self.overrides),
             cell_timeout_s=execution.cell_timeout_s,
             kernel_start_s=execution.kernel_start_s,

@@ -369,8 +369,8 @@ def _sentences(card: Card) -> Iterator[str]:
     p95, throughput = found["latency_p95"], found["throughput"]
     if not card.is_timed:
         yield (
-            f"{about}: nothing is recommended, for no candidate was timed undisturbed; run it again "
-            "while the machine does nothing else."
+            f"{about}: nothing is recommended: no candidate was timed undisturbed; run it again "
+            "while the machine is idle."
         )
         return
     said = f"{candidate.trial} ({' = '.join(candidate.names)})"

@@ -45,6 +45,7 @@ class Job:
     profile: str
     parameters: dict[str, Any]
     key_parts: dict[str, str]
+    models: dict[str, str]  # digest by role, of the tenant's suite
     reproduce: str
     cell_timeout_s: float
     kernel_start_s: float
@@ -173,7 +174,10 @@ def _carry_out(job: Job, worker: _Worker) -> None:
         "started": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "seconds": round(seconds, 1),
         "provenance": provenance.collect(
-            Path(job.root), data=job.key_parts["data"], seed=job.parameters["seed"]
+            Path(job.root),
+            data=job.key_parts["data"],
+            seed=job.parameters["seed"],
+            models=job.models,
         ),
         "metrics": conclusion or [],
         "key_parts": job.key_parts,
@@ -204,7 +208,10 @@ def _bury(job: Job, failure: Failure, worker: _Worker) -> None:
         "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "seconds": 0.0,
         "provenance": provenance.collect(
-            Path(job.root), data=job.key_parts["data"], seed=job.parameters["seed"]
+            Path(job.root),
+            data=job.key_parts["data"],
+            seed=job.parameters["seed"],
+            models=job.models,
         ),
         "metrics": [],
         "key_parts": job.key_parts,

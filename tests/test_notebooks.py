@@ -42,6 +42,7 @@ def test_a_notebook_runs_and_keeps_the_contract(fresh_project, notebook):
     found = record(fresh_project, notebook)
     assert (found["schema"], found["status"], found["profile"]) == (1, "ok", "smoke")
     assert found["metrics"]
+    assert set(found["provenance"]["models"]) >= {"vlm", "clip", "encoder"}
     for metric in found["metrics"]:
         assert {"name", "labels", "value", "unit", "n", "ci", "limit", "verdict"} <= set(metric)
         assert metric["verdict"] in ("pass", "fail", "insufficient", None)
