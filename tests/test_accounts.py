@@ -181,9 +181,7 @@ def test_images_and_descriptions_have_vectors(told, data, resolved):
 
 
 def test_what_could_not_be_answered_is_a_problem_and_empty(told, joint):
-    vlm = Stand(
-        lambda query: Answer(error="too long") if query.image else Answer(text=query.text)
-    )
+    vlm = Stand(lambda query: Answer(error="too long") if query.image else Answer(text=query.text))
     clip = Stand(lambda query: Answer(error="no picture") if query.image else looking().rule(query))
     one = joint[0]
     found = told([one], {"vlm": vlm, "clip": clip})
@@ -214,9 +212,7 @@ def test_no_item_tells_nothing(told):
 def test_batches_are_as_large_as_asked_and_few_are_held(told):
     some = [Item(f"faq:{at}", "g", "en", text=f"Question {at}?") for at in range(300)]
     vlm, stages = answering(), []
-    found = told(
-        some, {"vlm": vlm}, batch_size=4, progress=lambda *words: stages.append(words)
-    )
+    found = told(some, {"vlm": vlm}, batch_size=4, progress=lambda *words: stages.append(words))
     assert [len(queries) for queries, _ in vlm.batches] == [128, 128, 44]
     assert {size for _, size in vlm.batches} == {4}
     assert stages == [("text", 0, 300), ("text", 128, 300), ("text", 256, 300)]
