@@ -242,15 +242,15 @@ def _texts(
     second = yardstick.vectors(ideals, [language] * len(twos))
     # A near miss differs from what is known to agree, so that no error of a model is in it.
     near = [
-        value
+        one
         for _ in range(_NEAR_MISSES)
-        for value in _changed(
+        for one in _changed(
             first,
             ideals,
             language,
             yardstick,
             lambda text, _: _one_word(text, language, words, rng),
-        ).values()
+        ).items()
     ]
     sample = Sample(
         pair=which,
@@ -259,8 +259,10 @@ def _texts(
         groups=tuple(two.item.group for two in twos),
         matched=(left * right).sum(axis=1),
         other=(left @ right.T)[apart],
-        near=np.array(near),
+        near=np.array([value for _, value in near]),
         ideal=(first * second).sum(axis=1),
+        other_of=np.argwhere(apart),
+        near_of=np.array([at for at, _ in near], dtype=np.intp).reshape(-1, 1),
     )
     made = Paired(sample, tuple(twos), tuple(two.item for two in twos))
     if not plants:
@@ -349,6 +351,8 @@ def _images(items: Sequence[Item], told: Accounts, *, seed: int, plants: bool) -
             other=close[other],
             near=close[near],
             ideal=np.array([]),
+            other_of=np.argwhere(other),
+            near_of=np.argwhere(near),
         )
         rng = np.random.default_rng([seed, 3])
         detections = []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from scipy.stats import mannwhitneyu
 
 from lab import exams, lessons
 from lab.queries import Answer
@@ -112,13 +110,3 @@ def test_vectors_that_know_the_meaning_pass():
     )
     assert len(figures) == 9
     assert min(one.value for one in figures) > 0.97
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_auc_is_that_of_mann_and_whitney(ties):
-    rng = np.random.default_rng(1)
-    close, apart = rng.normal(1, 1, 50), rng.normal(0, 1, 70)
-    if ties:
-        close, apart = close.round(), apart.round()
-    expected = mannwhitneyu(close, apart).statistic / (len(close) * len(apart))
-    assert exams._auc(close, apart) == pytest.approx(expected)

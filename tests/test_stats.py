@@ -2,7 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, lognorm
+from scipy.stats import binom, binomtest, lognorm, mannwhitneyu
+from sklearn.metrics import roc_auc_score
 
 from lab.errors import ParameterError, ShapeError
 from lab.stats import (
@@ -15,6 +16,7 @@ from lab.stats import (
     rare_interval,
     rare_needed,
     ratio_intervals,
+    share_below,
 )
 
 
@@ -311,3 +313,36 @@ def test_what_is_no_latency_is_refused(bad):
 def test_blocks_must_be_paired(first, second):
     with pytest.raises(ShapeError, match="a value for each block"):
         block_ratio(first, second, seed=0)
+
+
+def test_shares_below_by_hand():
+    assert share_below([0, 1, 2, 3], [1, 2]).tolist() == [0, 0.25, 0.75, 1]
+    assert share_below([-math.inf, 5, math.inf], [5, math.inf]).tolist() == [0, 0.25, 0.75]
+    assert share_below([], [1]).tolist() == []
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_mean_share_below_is_that_of_mann_and_whitney(ties):
+    rng = np.random.default_rng(1)
+    close, apart = rng.normal(1, 1, 50), rng.normal(0, 1, 70)
+    if ties:
+        close, apart = close.round(), apart.round()
+    found = share_below(close, apart).mean()
+    statistic = mannwhitneyu(close, apart).statistic
+    assert found == pytest.approx(statistic / (len(close) * len(apart)))
+    assert found == pytest.approx(roc_auc_score([1] * 50 + [0] * 70, [*close, *apart]))
+    assert found + share_below(apart, close).mean() == pytest.approx(1)
+
+
+def test_others_stay_as_they_are():
+    others = np.array([3.0, 1.0, 2.0])
+    share_below([2.0], others)
+    assert others.tolist() == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "others"), [([1], []), ([1], [math.nan, 0]), ([math.nan], [0]), ([], [])]
+)
+def test_shares_need_values_that_are_numbers(values, others):
+    with pytest.raises(ParameterError, match="shares need values that are not NaN"):
+        share_below(values, others)
