@@ -58,7 +58,13 @@ def load(role: Role, checkpoint: Checkpoint, options: dict[str, Any]) -> Engine:
 
 
 def ask(engine: Engine, queries: Sequence[Query], generation: Generation) -> list[Answer]:
-    """Answer queries that have no `problem`, sorted by `size`, as one batch of each kind."""
+    """Answer queries that have no `problem`, as one batch of each kind.
+
+    Args:
+        engine: loaded.
+        queries: those without an image before those with one.
+        generation: of vlm and asr.
+    """
     with _quiet():
         return _ASKERS[engine.role](engine, queries, generation)
 
@@ -96,9 +102,34 @@ def sees(engine: Engine) -> bool:
     )
 
 
-def size(query: Query) -> tuple[bool, float]:
-    """Return what queries are sorted by, so that batches need little padding."""
-    return (query.image is not None, query.seconds if query.audio is not None else len(query.text))
+def sizes(engine: Engine, queries: Sequence[Query]) -> list[tuple[bool, float]]:
+    """Return what queries are sorted by, so that batches need little padding.
+
+    A recording has its seconds, words have their tokens: sorted by characters a Chinese question
+    would stand beside English ones of half its tokens. An image is not looked at, which is exact
+    where all take as many tokens.
+
+    Args:
+        engine: loaded, or a `reader`.
+        queries: without a `problem`.
+    Returns: whether there is an image, and the length, of each.
+    """
+    if engine.role == "asr":
+        return [(False, query.seconds) for query in queries]
+    with _quiet():
+        counts = _lengths(engine, queries) if queries else []
+    return [(query.image is not None, count) for query, count in zip(queries, counts, strict=True)]
+
+
+def _lengths(engine: Engine, queries: Sequence[Query]) -> list[int]:
+    """Return the tokens of each query's words, of vlm within its prompt."""
+    tokenizer = getattr(engine.processor, "tokenizer", engine.processor)
+    options: dict[str, Any] = {"truncation": True}
+    texts = [query.text for query in queries]
+    if engine.role == "vlm":
+        texts = [prompt(engine, query) for query in queries]
+        options = framing(engine, texts)
+    return [len(ids) for ids in tokenizer(texts, **options)["input_ids"]]
 
 
 # --- vlm ------------------------------------------------------------------------------------------
@@ -127,6 +158,15 @@ def _vlm_processor(checkpoint: Checkpoint) -> Any:
     return processor
 
 
+def reader(checkpoint: Checkpoint) -> Engine:
+    """Return a vlm without its weights: it can count tokens, and cannot answer.
+
+    Raises: ModelError.
+    """
+    with _worded(checkpoint):
+        return Engine("vlm", checkpoint, None, _vlm_processor(checkpoint))
+
+
 def _only_reads(checkpoint: Checkpoint) -> bool:
     return checkpoint.architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
@@ -139,7 +179,7 @@ def token_counts(checkpoint: Checkpoint, queries: Sequence[Query]) -> list[int]:
         queries: such as it can take.
     """
     with _worded(checkpoint):
-        engine = Engine("vlm", checkpoint, None, _vlm_processor(checkpoint))
+        engine = reader(checkpoint)
         counts = []
         for query in queries:
             text = [prompt(engine, query)]
