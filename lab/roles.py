@@ -65,8 +65,7 @@ def ask(engine: Engine, queries: Sequence[Query], generation: Generation) -> lis
         queries: those without an image before those with one.
         generation: of vlm and asr.
     """
-    with _quiet():
-        return _ASKERS[engine.role](engine, queries, generation)
+    return _ASKERS[engine.role](engine, queries, generation)
 
 
 # --- what a role can take -------------------------------------------------------------------------
@@ -116,8 +115,7 @@ def sizes(engine: Engine, queries: Sequence[Query]) -> list[tuple[bool, float]]:
     """
     if engine.role == "asr":
         return [(False, query.seconds) for query in queries]
-    with _quiet():
-        counts = _lengths(engine, queries) if queries else []
+    counts = _lengths(engine, queries) if queries else []
     return [(query.image is not None, count) for query, count in zip(queries, counts, strict=True)]
 
 
@@ -514,9 +512,10 @@ def _worded(checkpoint: Checkpoint) -> Iterator[None]:
     """Turn what the libraries raise while loading into one message."""
     from safetensors import SafetensorError
 
+    _hush()
     try:
-        with _quiet():
-            yield
+        yield
+        _hush()  # once more: libraries that were imported on the way have set levels of their own
     except ModelError:
         raise
     except (
@@ -541,20 +540,14 @@ def _worded(checkpoint: Checkpoint) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' advice away, which each call repeats: the settings are explicit."""
+def _hush() -> None:
+    """Keep the libraries' advice away, which each call repeats: the settings are explicit.
+
+    From here on: to change a level makes every logger of the process forget what it knew, which a
+    request should not wait for.
+    """
     import transformers
 
-    before = transformers.logging.get_verbosity()
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
     transformers.logging.set_verbosity_error()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,14 @@ class TestEveryRole:
             assert [one.audio_s for one in answers] == wanted
         else:
             assert [one.tokens_in for one in answers] == wanted
+
+    def test_no_request_waits_for_loggers_and_none_talks(self, loaded, role, monkeypatch, capfd):
+        monkeypatch.setattr(logging.Logger, "setLevel", lambda *_: 1 / 0)
+        queries = queries_of(role)
+        answers = loaded[role].ask(queries, batch_size=2, generation=SHORT)
+        assert not any(one.error for one in answers)
+        assert not logging.getLogger("transformers.generation.utils").isEnabledFor(logging.WARNING)
+        assert capfd.readouterr() == ("", "")
 
     def test_one_batch_is_not_sorted_and_costs_nothing(self, loaded, role, monkeypatch):
         monkeypatch.setattr(roles, "sizes", lambda *_: 1 / 0)
