@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lab import checkpoints, memory
 from lab.checkpoints import Checkpoint
-from lab.errors import ModelError, message, printable
+from lab.errors import ModelError, NumberError, message, printable
 from lab.queries import SAMPLING_RATE_HZ, Answer, Generation, Query
 
 if TYPE_CHECKING:
@@ -66,6 +66,62 @@ def ask(engine: Engine, queries: Sequence[Query], generation: Generation) -> lis
         generation: of vlm and asr.
     """
     return _ASKERS[engine.role](engine, queries, generation)
+
+
+@contextmanager
+def finite(engine: Engine) -> Iterator[None]:
+    """Refuse logits that are no finite numbers while a model writes.
+
+    Nobody else notices them: of NaN the greedy choice is some token, of every step the same.
+    Looking takes no memory of its own, but a moment: nothing should be timed meanwhile.
+
+    Args:
+        engine: of any role; those that do not write have no logits, see `finite_vectors`.
+    Raises: NumberError from the call that gave them.
+    """
+
+    def look(_module: Any, _given: Any, out: Any) -> None:
+        logits = getattr(out, "logits", None)
+        if logits is not None:
+            _refuse_not_finite(engine, "logits", logits, place=f"a batch of {len(logits)}")
+
+    hook = engine.module.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def finite_vectors(engine: Engine, queries: Sequence[Query], answers: Sequence[Answer]) -> None:
+    """Refuse vectors that are no finite numbers.
+
+    Args:
+        engine: of the role that answered.
+        queries: that were asked.
+        answers: to them.
+    Raises: NumberError that names the first query.
+    """
+    import torch
+
+    for query, answer in zip(queries, answers, strict=True):
+        if answer.vector is not None:
+            place = "an image" if query.image is not None else query.text
+            _refuse_not_finite(engine, "vectors", torch.from_numpy(answer.vector), place=place)
+
+
+def _refuse_not_finite(engine: Engine, what: str, values: torch.Tensor, *, place: str) -> None:
+    import torch
+
+    ends = torch.stack(torch.aminmax(values))  # NaN is both
+    if not torch.isfinite(ends).all():
+        raise NumberError(
+            message(
+                f"the {what} of {engine.role} must be finite",
+                got=next(one for one in ends.tolist() if not math.isfinite(one)),
+                place=printable(place),
+                remedy="prune less, or compute in a dtype of wider range",
+            )
+        )
 
 
 # --- what a role can take -------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from lab import (
     roles,
     vocabularies,
 )
-from lab.errors import LabError, ModelError, ParameterError
+from lab.errors import LabError, ModelError, NumberError, ParameterError
 from lab.queries import Generation, Query
 
 LANGUAGES = lessons.LANGUAGES
@@ -190,6 +191,32 @@ class TestEveryRole:
 def copied(folder, to):
     shutil.copytree(folder, to / folder.name)
     return to / folder.name
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("role", models.ROLES)
+    def test_those_that_are_none_are_refused(self, suite, role):
+        model = models.load(role, suite / role)
+        queries = queries_of(role)[:3]
+
+        def ask():
+            with roles.finite(model.engine):
+                answers = model.ask(queries, generation=SHORT)
+            roles.finite_vectors(model.engine, queries, answers)
+
+        ask()  # as it was saved
+        before = [one.text for one in model.ask(queries, generation=SHORT)]
+        weights = [one for one in model.engine.module.parameters() if one.ndim == 2]
+        for weight in weights:
+            weight.data[0, 0] = math.nan
+        what = "logits" if role in ("vlm", "asr") else "vectors"
+        with pytest.raises(NumberError, match=f"the {what} of {role} must be finite, got nan"):
+            ask()
+        assert not model.engine.module._forward_hooks
+        answers = model.ask(queries, generation=SHORT)  # and who does not look sees nothing
+        assert not any(one.error for one in answers)
+        if what == "logits":
+            assert [one.text for one in answers] != before
 
 
 class TestRefused:
