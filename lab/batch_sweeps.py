@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import batching, comparisons, models, requests, roles, sweeps
+from lab import batching, comparisons, models, requests, sweeps
 from lab.batching import ORDERS, Choice, Frontier, Point, Replay, Rule, Top
 from lab.comparisons import Comparisons, Standing
 from lab.errors import CorpusError, ParameterError, message
@@ -337,7 +337,8 @@ class Outcome:
 
     Attributes:
         sweeps: one per kind that could be asked.
-        padding: query, batch_size, queries, drawn, sorted, ideal; of kinds that are asked in words.
+        padding: query, batch_size, queries, drawn, characters, sorted, ideal; of kinds that are
+            asked in words.
         left_out: a sentence for each kind that could not be asked.
     """
 
@@ -468,9 +469,13 @@ def _padding(found: Sweep, corpus: Corpus, settings: Settings, folder: Path) -> 
     items = min(there, _PADDED * base.items)
     drawn = requests.draw(corpus, base.kind, items=items, settings=settings, seed=base.seed)
     queries = [one.query for one in drawn.measured]
-    counts, order = models.token_counts(folder, queries), [roles.size(one) for one in queries]
+    orders = {
+        "characters": [len(one.text) for one in queries],
+        "sorted": models.sizes(folder, queries),
+    }
+    counts = models.token_counts(folder, queries)
     sizes = [one for one in found.batch_sizes if one <= len(queries)]
-    return batching.padding_by_order(counts, order, sizes).assign(query=found.kind)
+    return batching.padding_by_order(counts, orders, sizes).assign(query=found.kind)
 
 
 def _padding_in_words(found: Sweep, padding: pd.DataFrame) -> list[str]:
@@ -481,7 +486,8 @@ def _padding_in_words(found: Sweep, padding: pd.DataFrame) -> list[str]:
     row = rows.iloc[(rows["batch_size"] - best).abs().argmin()]
     return [
         f"{_name(found.kind)}: in batches of {row['batch_size']}, {100 * row['drawn']:.3g} % of "
-        f"positions are padding as the queries come, {100 * row['sorted']:.3g} % sorted by "
-        f"characters (what the lab does), {100 * row['ideal']:.3g} % sorted by tokens "
+        f"positions are padding as the queries come, which is how they are timed, "
+        f"{100 * row['characters']:.3g} % sorted by characters, {100 * row['sorted']:.3g} % sorted "
+        f"by tokens, as the lab does it with queries that are there together "
         f"({row['queries']} queries)."
     ]

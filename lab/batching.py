@@ -8,10 +8,10 @@ padding. Knows nothing of how a trial is measured, kept or drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from lab.trials import Block, Status, TrialResult, digest
 if TYPE_CHECKING:
     import pandas as pd
 
-ORDERS = ("drawn", "sorted", "ideal")  # in which batches are filled, see `padding_by_order`
+# In which batches are filled, see `padding_by_order`.
+ORDERS = ("drawn", "characters", "sorted", "ideal")
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
@@ -446,28 +447,29 @@ def padding(lengths: Sequence[int], batch_size: int) -> float:
 
 
 def padding_by_order(
-    lengths: Sequence[int], sizes: Sequence[object], batch_sizes: Sequence[int]
+    lengths: Sequence[int], sizes: Mapping[str, Sequence[Any]], batch_sizes: Sequence[int]
 ) -> pd.DataFrame:
-    """Return the share of padding as queries come, sorted as the lab does, and sorted by length.
+    """Return the share of padding as queries come, sorted by what is told, and sorted by length.
 
     Args:
         lengths: of the queries in tokens, as they were drawn.
-        sizes: what the lab sorts them by, (queries,).
+        sizes: by name, what they are sorted by, (queries,); ``sorted`` is what the lab does.
         batch_sizes: of each a row.
-    Returns: batch_size, queries, drawn, sorted, ideal; shares are exact for these queries.
+    Returns: batch_size, queries, drawn, a column for each of sizes, ideal; shares are exact for
+        these queries.
     Raises: ShapeError if there are not as many sizes as lengths, and as `padding`.
     """
     import pandas as pd
 
-    if len(lengths) != len(sizes):
-        got = f"{len(lengths)} and {len(sizes)}"
-        raise ShapeError(message("each length must have what it is sorted by", got=got))
-    order = sorted(range(len(lengths)), key=lambda at: sizes[at])
-    orders = {
-        "drawn": list(lengths),
-        "sorted": [lengths[at] for at in order],
-        "ideal": sorted(lengths),
-    }
+    for name, by in sizes.items():
+        if len(lengths) != len(by):
+            got = f"{len(lengths)} and {len(by)}"
+            rule = "each length must have what it is sorted by"
+            raise ShapeError(message(rule, got=got, place=name))
+    orders = {"drawn": list(lengths)}
+    for name, by in sizes.items():
+        orders[name] = [lengths[at] for at in sorted(range(len(lengths)), key=by.__getitem__)]
+    orders["ideal"] = sorted(lengths)
     return pd.DataFrame(
         [
             {"batch_size": size, "queries": len(lengths)}

@@ -39,6 +39,10 @@ class ModelError(LabError, ValueError):
     """A checkpoint, or a suite of them, cannot be used as it is."""
 
 
+class NumberError(LabError, ArithmeticError):
+    """A model computes what is no number, or has no end."""
+
+
 class CorpusError(LabError, ValueError):
     """A tenant's data cannot be used as it is."""
 

@@ -91,8 +91,11 @@ class Model:
                 answers[at] = Answer(error=problem)
             else:
                 able.append(at)
-        able.sort(key=lambda at: roles.size(queries[at]))
         step = batch_size or max(1, len(able))
+        able.sort(key=lambda at: queries[at].image is not None)
+        if 1 < step < len(able):  # else there is nothing to choose, and nothing to count
+            sizes = roles.sizes(self.engine, [queries[at] for at in able])
+            able = [at for _, at in sorted(zip(sizes, able, strict=True))]
         with torch.inference_mode():
             for first in range(0, len(able), step):
                 places = able[first : first + step]
@@ -158,6 +161,21 @@ def token_counts(folder: Path, queries: Sequence[Query], *, cache: Path | None =
     Raises: MissingError, ModelError.
     """
     return roles.token_counts(checkpoints.inspect(folder, role="vlm", cache=cache), queries)
+
+
+def sizes(
+    folder: Path, queries: Sequence[Query], *, cache: Path | None = None
+) -> list[tuple[bool, float]]:
+    """Return what a vlm's queries are sorted by before batches are filled; no weights are loaded.
+
+    Args:
+        folder: as of `load`.
+        queries: with or without an image.
+        cache: as of `load`.
+    Raises: MissingError, ModelError.
+    """
+    checkpoint = checkpoints.inspect(folder, role="vlm", cache=cache)
+    return roles.sizes(roles.reader(checkpoint), queries)
 
 
 def save(engine: Engine, folder: Path) -> None:

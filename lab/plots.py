@@ -746,14 +746,15 @@ def padding(shares: pd.DataFrame, *, title: str = "Padding") -> Figure:
     """Draw which share of a batch is padding, a panel per kind, a line per order of the queries.
 
     Args:
-        shares: query, batch_size, queries, drawn, sorted, ideal.
+        shares: query, batch_size, queries, drawn, characters, sorted, ideal.
         title: stands above, followed by n.
     """
     figure, panels = _panels(shares, title, height=3.4)
     orders = {
         "drawn": ("as they come", "o-", "#D55E00"),
-        "sorted": ("sorted by characters, as here", "s-", "#0072B2"),
-        "ideal": ("sorted by tokens", ":", "#000000"),
+        "characters": ("sorted by characters", "^-", "#CC79A7"),
+        "sorted": ("sorted by tokens, as here", "s-", "#0072B2"),
+        "ideal": ("sorted by tokens, images too", ":", "#000000"),
     }
     for axis, (_, part) in panels:
         part = part.sort_values("batch_size")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lab import checkpoints, memory
 from lab.checkpoints import Checkpoint
-from lab.errors import ModelError, message, printable
+from lab.errors import ModelError, NumberError, message, printable
 from lab.queries import SAMPLING_RATE_HZ, Answer, Generation, Query
 
 if TYPE_CHECKING:
@@ -58,9 +58,70 @@ def load(role: Role, checkpoint: Checkpoint, options: dict[str, Any]) -> Engine:
 
 
 def ask(engine: Engine, queries: Sequence[Query], generation: Generation) -> list[Answer]:
-    """Answer queries that have no `problem`, sorted by `size`, as one batch of each kind."""
-    with _quiet():
-        return _ASKERS[engine.role](engine, queries, generation)
+    """Answer queries that have no `problem`, as one batch of each kind.
+
+    Args:
+        engine: loaded.
+        queries: those without an image before those with one.
+        generation: of vlm and asr.
+    """
+    return _ASKERS[engine.role](engine, queries, generation)
+
+
+@contextmanager
+def finite(engine: Engine) -> Iterator[None]:
+    """Refuse logits that are no finite numbers while a model writes.
+
+    Nobody else notices them: of NaN the greedy choice is some token, of every step the same.
+    Looking takes no memory of its own, but a moment: nothing should be timed meanwhile.
+
+    Args:
+        engine: of any role; those that do not write have no logits, see `finite_vectors`.
+    Raises: NumberError from the call that gave them.
+    """
+
+    def look(_module: Any, _given: Any, out: Any) -> None:
+        logits = getattr(out, "logits", None)
+        if logits is not None:
+            _refuse_not_finite(engine, "logits", logits, place=f"a batch of {len(logits)}")
+
+    hook = engine.module.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def finite_vectors(engine: Engine, queries: Sequence[Query], answers: Sequence[Answer]) -> None:
+    """Refuse vectors that are no finite numbers.
+
+    Args:
+        engine: of the role that answered.
+        queries: that were asked.
+        answers: to them.
+    Raises: NumberError that names the first query.
+    """
+    import torch
+
+    for query, answer in zip(queries, answers, strict=True):
+        if answer.vector is not None:
+            place = "an image" if query.image is not None else query.text
+            _refuse_not_finite(engine, "vectors", torch.from_numpy(answer.vector), place=place)
+
+
+def _refuse_not_finite(engine: Engine, what: str, values: torch.Tensor, *, place: str) -> None:
+    import torch
+
+    ends = torch.stack(torch.aminmax(values))  # NaN is both
+    if not torch.isfinite(ends).all():
+        raise NumberError(
+            message(
+                f"the {what} of {engine.role} must be finite",
+                got=next(one for one in ends.tolist() if not math.isfinite(one)),
+                place=printable(place),
+                remedy="prune less, or compute in a dtype of wider range",
+            )
+        )
 
 
 # --- what a role can take -------------------------------------------------------------------------
@@ -96,9 +157,33 @@ def sees(engine: Engine) -> bool:
     )
 
 
-def size(query: Query) -> tuple[bool, float]:
-    """Return what queries are sorted by, so that batches need little padding."""
-    return (query.image is not None, query.seconds if query.audio is not None else len(query.text))
+def sizes(engine: Engine, queries: Sequence[Query]) -> list[tuple[bool, float]]:
+    """Return what queries are sorted by, so that batches need little padding.
+
+    A recording has its seconds, words have their tokens: sorted by characters a Chinese question
+    would stand beside English ones of half its tokens. An image is not looked at, which is exact
+    where all take as many tokens.
+
+    Args:
+        engine: loaded, or a `reader`.
+        queries: without a `problem`.
+    Returns: whether there is an image, and the length, of each.
+    """
+    if engine.role == "asr":
+        return [(False, query.seconds) for query in queries]
+    counts = _lengths(engine, queries) if queries else []
+    return [(query.image is not None, count) for query, count in zip(queries, counts, strict=True)]
+
+
+def _lengths(engine: Engine, queries: Sequence[Query]) -> list[int]:
+    """Return the tokens of each query's words, of vlm within its prompt."""
+    tokenizer = getattr(engine.processor, "tokenizer", engine.processor)
+    options: dict[str, Any] = {"truncation": True}
+    texts = [query.text for query in queries]
+    if engine.role == "vlm":
+        texts = [prompt(engine, query) for query in queries]
+        options = framing(engine, texts)
+    return [len(ids) for ids in tokenizer(texts, **options)["input_ids"]]
 
 
 # --- vlm ------------------------------------------------------------------------------------------
@@ -127,6 +212,15 @@ def _vlm_processor(checkpoint: Checkpoint) -> Any:
     return processor
 
 
+def reader(checkpoint: Checkpoint) -> Engine:
+    """Return a vlm without its weights: it can count tokens, and cannot answer.
+
+    Raises: ModelError.
+    """
+    with _worded(checkpoint):
+        return Engine("vlm", checkpoint, None, _vlm_processor(checkpoint))
+
+
 def _only_reads(checkpoint: Checkpoint) -> bool:
     return checkpoint.architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
@@ -139,7 +233,7 @@ def token_counts(checkpoint: Checkpoint, queries: Sequence[Query]) -> list[int]:
         queries: such as it can take.
     """
     with _worded(checkpoint):
-        engine = Engine("vlm", checkpoint, None, _vlm_processor(checkpoint))
+        engine = reader(checkpoint)
         counts = []
         for query in queries:
             text = [prompt(engine, query)]
@@ -474,9 +568,10 @@ def _worded(checkpoint: Checkpoint) -> Iterator[None]:
     """Turn what the libraries raise while loading into one message."""
     from safetensors import SafetensorError
 
+    _hush()
     try:
-        with _quiet():
-            yield
+        yield
+        _hush()  # once more: libraries that were imported on the way have set levels of their own
     except ModelError:
         raise
     except (
@@ -501,20 +596,14 @@ def _worded(checkpoint: Checkpoint) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' advice away, which each call repeats: the settings are explicit."""
+def _hush() -> None:
+    """Keep the libraries' advice away, which each call repeats: the settings are explicit.
+
+    From here on: to change a level makes every logger of the process forget what it knew, which a
+    request should not wait for.
+    """
     import transformers
 
-    before = transformers.logging.get_verbosity()
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
     transformers.logging.set_verbosity_error()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -7,10 +7,11 @@ nothing of time, of what is asked, or of how good an answer is.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab import assistants, models, pruning, slimming
+from lab import assistants, models, pruning, roles, slimming
 from lab.errors import ParameterError, message
 from lab.models import Model
 from lab.quantization import NONE
@@ -73,6 +74,24 @@ class Service:
             transcript=generation if generation.least == generation.most else None,
         )
         return [one.answer for one in replies]
+
+
+def ask_once(
+    service: Service, queries: Sequence[Query], *, batch_size: int, generation: Generation
+) -> list[Answer]:
+    """Answer as `Service.ask` does, and look whether the models still compute numbers.
+
+    A model that does not answers all the same: what it says is no answer, and never will be.
+
+    Raises: NumberError, as of lab.roles.finite; what `Service.ask` raises.
+    """
+    with ExitStack() as stack:
+        for model in service.models.values():
+            stack.enter_context(roles.finite(model.engine))
+        answers = service.ask(queries, batch_size=batch_size, generation=generation)
+    for model in service.models.values():
+        roles.finite_vectors(model.engine, queries, answers)
+    return answers
 
 
 def prepare(

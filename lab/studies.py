@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lab import locks, machine, measurement, memory, quality, quantization, requests, services
-from lab.errors import LabError, ParameterError, message
+from lab.errors import LabError, NumberError, ParameterError, message
 from lab.memory import Peak
 from lab.queries import Answer, Generation
 from lab.requests import Drawn, Request
@@ -386,8 +386,11 @@ def _meet(
         queries = [one.query for one in drawn.measured]
         try:
             with memory.watch(device) as asking:
-                subject.answers = subject.service.ask(
-                    queries, batch_size=trial.batch_size, generation=Generation()
+                subject.answers = services.ask_once(
+                    subject.service,
+                    queries,
+                    batch_size=trial.batch_size,
+                    generation=Generation(),
                 )
         finally:
             facts["peak_bytes"] = _highest(subject.loading, asking, facts["loaded_bytes"])
@@ -491,6 +494,7 @@ def _failing(subject: _Subject) -> Iterator[None]:
 
     RuntimeError is also a kernel that is not there; AssertionError a shape that it does not take:
     4-bit layers of bitsandbytes must have a multiple of 32 rows on a CPU, which pruned ones lack.
+    What is no number is an error, not invalid: the configuration can be had, and does not work.
     """
     try:
         yield
@@ -498,7 +502,8 @@ def _failing(subject: _Subject) -> Iterator[None]:
         if memory.ran_out(error):
             subject.status = "out_of_memory"
         else:
-            subject.status = "invalid" if isinstance(error, LabError) else "error"
+            refused = isinstance(error, LabError) and not isinstance(error, NumberError)
+            subject.status = "invalid" if refused else "error"
         words = str(error).strip().splitlines() or [type(error).__name__]
         subject.problem, subject.service = words[0], None
 

@@ -172,9 +172,14 @@ class TestRun:
         assert found.padding["queries"].unique().tolist() == [48, 9]
         assert found.padding["batch_size"].tolist() == [1, 4, 6, 8, 12, 16, 1, 4, 6, 8]
         assert (found.padding["ideal"] <= found.padding["drawn"]).all()
+        # Every picture is as many tokens, so that those of the words are all there is to sort by.
+        assert found.padding["sorted"].tolist() == pytest.approx(found.padding["ideal"].tolist())
+        text = found.padding[found.padding["query"] == "text"].iloc[1:]  # batches of 1 have none
+        assert (text["sorted"] < 0.6 * text["characters"]).all()
         assert len(found.overview) == len(found.curve)
         assert {one.labels["query"] for one in found.chosen} == {"text", "image_text"}
         assert "of positions are padding as the queries come" in " ".join(found.conclusion())
+        assert "sorted by tokens, as the lab does it" in " ".join(found.conclusion())
 
     def test_what_cannot_be_asked_is_left_out_and_told(self, run):
         _, found = run(["text", "image_text", "speech"], without=("joint",))

@@ -268,7 +268,10 @@ class TestPadding:
         assert batching.padding([5, 5, 5, 1], 3) == 0  # the last batch is smaller
 
     def test_orders(self):
-        frame = batching.padding_by_order([2, 8, 4, 6], [20, 30, 40, 50], [1, 2, 4])
+        orders = {"characters": [50, 40, 30, 20], "sorted": [20, 30, 40, 50]}
+        frame = batching.padding_by_order([2, 8, 4, 6], orders, [1, 2, 4])
+        assert frame.columns.tolist() == ["batch_size", "queries", *batching.ORDERS]
+        assert frame["characters"].tolist() == pytest.approx([0, 1 - 20 / 28, 1 - 20 / 32])
         assert frame["drawn"].tolist() == pytest.approx([0, 1 - 20 / 28, 1 - 20 / 32])
         assert frame["sorted"].tolist() == frame["drawn"].tolist()
         assert frame["ideal"].tolist() == pytest.approx([0, 1 - 20 / 24, 1 - 20 / 32])
@@ -282,4 +285,4 @@ class TestPadding:
         with pytest.raises(ParameterError, match="batch_size must be at least 1"):
             batching.padding([1], 0)
         with pytest.raises(ShapeError, match="sorted by"):
-            batching.padding_by_order([1, 2], [1], [1])
+            batching.padding_by_order([1, 2], {"sorted": [1]}, [1])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,9 +26,10 @@ from lab import (
     demo_vlm,
     lessons,
     models,
+    roles,
     vocabularies,
 )
-from lab.errors import LabError, ModelError, ParameterError
+from lab.errors import LabError, ModelError, NumberError, ParameterError
 from lab.queries import Generation, Query
 
 LANGUAGES = lessons.LANGUAGES
@@ -108,6 +112,46 @@ class TestEveryRole:
                 np.testing.assert_allclose(one.vector, other.vector, atol=1e-5)
                 assert np.linalg.norm(one.vector) == pytest.approx(1, abs=1e-5)
 
+    def test_batches_are_filled_with_queries_of_as_many_tokens(self, loaded, role, monkeypatch):
+        """By characters Chinese words would stand beside English ones of half their tokens."""
+        if role == "asr":
+            queries = [replace(one, language="zh") for one in spoken_queries(5)]
+            wanted = [one.seconds for one in queries]
+        else:
+            texts = ["退货在哪里办", "Returns", "Where can I return it?", "退货", "How?", "在哪里"]
+            queries = [Query(text=text) for text in texts]
+            wanted = [one.tokens_in for one in loaded[role].ask(queries, generation=SHORT)]
+            by_characters = sorted(zip(texts, wanted, strict=True), key=lambda one: len(one[0]))
+            assert [count for _, count in by_characters] != sorted(wanted)
+        given, ask = [], roles.ask
+
+        def noted(engine, some, generation):
+            given.append([wanted[queries.index(one)] for one in some])
+            return ask(engine, some, generation)
+
+        monkeypatch.setattr(roles, "ask", noted)
+        answers = loaded[role].ask(queries, batch_size=2, generation=SHORT)
+        assert [len(some) for some in given] == [2] * (len(queries) // 2) + [1] * (len(queries) % 2)
+        assert [length for some in given for length in some] == sorted(wanted)
+        if role == "asr":
+            assert [one.audio_s for one in answers] == wanted
+        else:
+            assert [one.tokens_in for one in answers] == wanted
+
+    def test_no_request_waits_for_loggers_and_none_talks(self, loaded, role, monkeypatch, capfd):
+        monkeypatch.setattr(logging.Logger, "setLevel", lambda *_: 1 / 0)
+        queries = queries_of(role)
+        answers = loaded[role].ask(queries, batch_size=2, generation=SHORT)
+        assert not any(one.error for one in answers)
+        assert not logging.getLogger("transformers.generation.utils").isEnabledFor(logging.WARNING)
+        assert capfd.readouterr() == ("", "")
+
+    def test_one_batch_is_not_sorted_and_costs_nothing(self, loaded, role, monkeypatch):
+        monkeypatch.setattr(roles, "sizes", lambda *_: 1 / 0)
+        for size in (None, 1, 6):
+            answers = loaded[role].ask(queries_of(role)[:6], batch_size=size, generation=SHORT)
+            assert not any(one.error for one in answers)
+
     def test_says_what_it_took(self, loaded, role):
         model = loaded[role]
         assert model.loaded.stored_bytes < 30_000_000
@@ -147,6 +191,32 @@ class TestEveryRole:
 def copied(folder, to):
     shutil.copytree(folder, to / folder.name)
     return to / folder.name
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("role", models.ROLES)
+    def test_those_that_are_none_are_refused(self, suite, role):
+        model = models.load(role, suite / role)
+        queries = queries_of(role)[:3]
+
+        def ask():
+            with roles.finite(model.engine):
+                answers = model.ask(queries, generation=SHORT)
+            roles.finite_vectors(model.engine, queries, answers)
+
+        ask()  # as it was saved
+        before = [one.text for one in model.ask(queries, generation=SHORT)]
+        weights = [one for one in model.engine.module.parameters() if one.ndim == 2]
+        for weight in weights:
+            weight.data[0, 0] = math.nan
+        what = "logits" if role in ("vlm", "asr") else "vectors"
+        with pytest.raises(NumberError, match=f"the {what} of {role} must be finite, got nan"):
+            ask()
+        assert not model.engine.module._forward_hooks
+        answers = model.ask(queries, generation=SHORT)  # and who does not look sees nothing
+        assert not any(one.error for one in answers)
+        if what == "logits":
+            assert [one.text for one in answers] != before
 
 
 class TestRefused:

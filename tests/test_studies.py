@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -231,6 +232,47 @@ def test_running_out_of_memory_is_an_answer(tenant, ledger, monkeypatch, error, 
     assert results[1].loaded_bytes == results[0].loaded_bytes
     assert results[1].peak_bytes > 0
     assert not results[1].blocks
+
+
+@pytest.mark.parametrize(("value", "told"), [(math.nan, "nan"), (math.inf, "inf|nan")])
+def test_what_is_no_number_is_an_answer(tenant, ledger, monkeypatch, value, told):
+    load = services.load
+
+    def spoiled(trial, *words, **more):
+        service = load(trial, *words, **more)
+        if trial == QUICK:
+            llama = service.models["vlm"].engine.module.model.language_model
+            llama.layers[1].mlp.down_proj.weight.data[0, 0] = value
+        return service
+
+    monkeypatch.setattr(studies.services, "load", spoiled)
+    results, _ = run(tenant, ledger, QUICK_SMALL, QUICK)
+    assert [one.status for one in results] == ["ok", "error"]
+    problem = results[1].problem
+    assert re.match(rf"the logits of vlm must be finite, got ({told}) \(a batch of 2\); ", problem)
+    assert "dtype of wider range" in problem
+    assert results[1].loaded_bytes > results[0].loaded_bytes  # it was loaded, and that is known
+    assert not results[1].blocks
+    assert not results[1].quality
+
+
+def test_nobody_looks_for_numbers_while_requests_are_timed(tenant, ledger, monkeypatch):
+    looked = []
+    monkeypatch.setattr(studies.measurement, "look", lambda: looked.append(hooks()))
+    monkeypatch.setattr(
+        studies.services,
+        "load",
+        lambda *words, load=services.load, **more: (
+            loaded.append(load(*words, **more)) or loaded[-1]
+        ),
+    )
+    loaded = []
+
+    def hooks():
+        return [len(one.models["vlm"].engine.module._forward_hooks) for one in loaded[-1:]]
+
+    run(tenant, ledger, QUICK_ONE)
+    assert {tuple(one) for one in looked} == {(0,)}
 
 
 def test_running_out_of_memory_while_loading_is_the_same_answer(tenant, ledger, monkeypatch):
