@@ -397,3 +397,25 @@ def test_nothing_of_a_kernel_stays_after_a_good_run(make_project):
     assert lab(project, "run").returncode == 0
     assert wait_for(lambda: not processes_of(project))
     assert before  # the machine's own processes were there to compare with
+
+
+def test_what_reads_the_others_runs_after_them_and_again_when_they_did(make_project):
+    names = ("01_toy", "02_quantization", "07_recommendation")
+    project = make_project(dict.fromkeys(names, GOOD))
+    first = lab(project, "run", "--jobs", "2")
+    assert first.returncode == 0, first.stderr
+    started = {name: record(project, name)["started"] for name in names}
+    assert max(started, key=lambda name: started[name]) == "07_recommendation"
+    ended = [line.split()[1] for line in first.stderr.splitlines() if " ok " in line]
+    assert ended[-1] == "07_recommendation"
+
+    assert lab(project, "run").stderr.count("nothing has changed") == 3
+    # Only the one that is asked for is made anew, unless it is read by another.
+    time.sleep(1.1)  # a run is known by the second in which it started
+    again = lab(project, "run", "--notebook", "01", "--force")
+    assert again.returncode == 0
+    assert "07_recommendation" not in again.stderr
+    last = lab(project, "run")
+    assert last.stderr.count("nothing has changed") == 2
+    assert "changed: other notebooks" in last.stderr
+    assert record(project, "07_recommendation")["started"] > started["07_recommendation"]
