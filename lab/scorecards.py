@@ -245,7 +245,7 @@ def run(
     )
     across = _across_modalities(resolved)
     cards = [
-        _card(kind, known[kind], some, study, probed, across, limits, seed)
+        card_of(kind, known[kind], some, study, probed, across, limits, seed)
         for (kind, some), study in zip(chosen.items(), found, strict=True)
     ]
     return Scorecard(tuple(cards), probed, design.left_out, design.digests, limits)
@@ -263,7 +263,7 @@ def _current(results: Sequence[TrialResult], corpus: Corpus, design: Design) -> 
     ]
 
 
-def _card(
+def card_of(
     kind: Kind,
     known: Sequence[Step],
     chosen: Sequence[Candidate],
@@ -273,6 +273,18 @@ def _card(
     limits: Slo,
     seed: int,
 ) -> Card:
+    """Return one kind's card from the results of its study.
+
+    Args:
+        kind: of the queries.
+        known: what single techniques gained.
+        chosen: the candidates, in the order of the results.
+        results: of the candidates, the untuned one first.
+        probed: what of the tenant's words was looked for.
+        across: records of ``consistency``, as notebook 05 leaves them.
+        limits: the tenant's.
+        seed: of the intervals.
+    """
     study = comparisons.compare(results, limits=limits, seed=seed)
     figures = []
     for standing in study.standings:
