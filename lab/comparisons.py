@@ -155,6 +155,9 @@ def labels(result: TrialResult) -> dict[str, Any]:
     }
     if trial.pruning != "none":
         found |= {"pruning": trial.pruning, "sparsity": trial.sparsity}
+    for name in ("compiled", "static_cache"):
+        if getattr(trial.runtime, name):
+            found[name] = True
     return found
 
 

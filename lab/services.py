@@ -130,6 +130,8 @@ def prepare(
         )
     if trial.pruning == "none":
         return folders
+    plain = replace(trial.runtime, compiled=False, static_cache=False)
+    trial = replace(trial, runtime=plain)  # whoever is run otherwise is pruned alike
     dense = load(
         replace(trial, pruning="none", sparsity=0.0, quantization=NONE), folders, device=device
     )
@@ -149,15 +151,9 @@ def load(
         folders: checkpoint by role, as `prepare` returns them.
         device: cpu, cuda or cuda:N.
         cache: as of lab.models.load.
-    Raises: ParameterError for a runtime that there is not, and as lab.models.load does.
+    Raises: as lab.models.load does; ParameterError also for a static cache of a role that does not
+        write.
     """
-    for name in ("compiled", "static_cache"):
-        if value := getattr(trial.runtime, name):
-            raise ParameterError(
-                message(
-                    f"runtime.{name} must be false", got=value, remedy="it is not supported yet"
-                )
-            )
     loaded = {
         role: models.load(
             role,
@@ -165,6 +161,8 @@ def load(
             dtype=trial.runtime.dtype,
             quantization=trial.quantization,
             attention=trial.runtime.attention,
+            compiled=trial.runtime.compiled,
+            static_cache=trial.runtime.static_cache,
             device=device,
             cache=cache,
         )

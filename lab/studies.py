@@ -23,7 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lab import locks, machine, measurement, memory, quality, quantization, requests, services
+from lab import (
+    locks,
+    machine,
+    measurement,
+    memory,
+    quality,
+    quantization,
+    requests,
+    roles,
+    services,
+)
 from lab.errors import LabError, NumberError, ParameterError, message
 from lab.memory import Peak
 from lab.queries import Answer, Generation
@@ -43,6 +53,7 @@ _TIMES = 2  # that a disturbed block is measured, at most
 _OF_LOADING = ("load_s", "stored_bytes", "loaded_bytes", "first_request_s")
 _LOOKED_AT = 2  # tokens written while it is looked what does the work
 _AGAIN = "again"  # the baseline's second part, as if it were another configuration
+_WRITTEN = "torch._inductor.runtime.compile_tasks."
 _TOKENS = 16  # written while timing, if the baseline has no answer to go by
 Progress = Callable[[str, int, int], None]
 Working = Callable[[Trial], None]
@@ -238,14 +249,16 @@ def measure(
         for at, subject in enumerate(subjects):
             progress(f"asking {subject.trial}", at, total)
             working(subject.trial)
-            _meet(subject, subjects[:at], drawn, folders, heard, device=device, cache=cache)
+            with _compiling(subject):
+                _meet(subject, subjects[:at], drawn, folders, heard, device=device, cache=cache)
             _judge(subject, drawn, subjects[0].answers)
         tokens = subjects[0].facts.pop("usual_tokens", _TOKENS)
         work = Generation(least=tokens, most=tokens)
         for subject in subjects:
             subject.facts.pop("usual_tokens", None)
             working(subject.trial)
-            _warm(subject, drawn.measured, work, device=device)
+            with _compiling(subject):
+                _warm(subject, drawn.measured, work, device=device)
         for number, order in enumerate(_order(subjects, study)):
             progress("timing", len(subjects) + number, total)
             _take_turns(number, order, drawn.measured, work, blocks, working)
@@ -436,8 +449,8 @@ def _load(
         )
         known = -1
         # Once more if libraries were loaded on the way, which is no part of loading a model.
-        while known < len(sys.modules):
-            known = len(sys.modules)
+        while known < _libraries():
+            known = _libraries()
             service = subject.service = None  # the one before must not be there as well
             try:
                 with memory.watch(device) as subject.loading:
@@ -453,6 +466,23 @@ def _load(
             finally:
                 facts["peak_bytes"] = subject.loading.taken
         subject.service = service
+
+
+def _libraries() -> int:
+    """Return how many modules are loaded; what torch.compile writes looks like one, and is none."""
+    return sum(not name.startswith(_WRITTEN) for name in list(sys.modules))
+
+
+@contextmanager
+def _compiling(subject: _Subject) -> Iterator[None]:
+    """Tell for how long torch.compile was at work for a configuration before it is timed."""
+    before = roles.compiling_s()
+    try:
+        yield
+    finally:
+        if subject.trial.runtime.compiled:
+            took = subject.environment.get("compile_s", 0.0) + roles.compiling_s() - before
+            subject.environment["compile_s"] = took
 
 
 def _highest(loading: Peak, asking: Peak, weights: int) -> int | None:
@@ -577,7 +607,7 @@ def _time(
         tokens += sum(one.tokens_out for one in answers)
         return [not one.error for one in answers]
 
-    before = measurement.look()
+    before, compiled = measurement.look(), roles.compiling_s()
     if trial.rate is None:
         some = _of_block(asked, number, trial.batch_size, blocks)
         block = measurement.closed_loop(ask, some, batch_size=trial.batch_size, number=number)
@@ -591,6 +621,8 @@ def _time(
             number=number,
         )
     disturbed = measurement.disturbance(before, measurement.look())
+    if roles.compiling_s() > compiled:
+        disturbed = f"{disturbed}, torch.compile was at work".removeprefix(", ")
     return replace(block, tokens_out=tokens, disturbed=disturbed)
 
 

@@ -35,7 +35,7 @@ class Runtime:
     Attributes:
         dtype: of weights and activations, as torch names it.
         attention: implementation, as transformers names it.
-        compiled: by torch.compile.
+        compiled: by torch.compile; of a model that writes the step that writes a token.
         static_cache: keys and values of a fixed length instead of a growing one.
     """
 
@@ -131,9 +131,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """What was done to the weights, for people: ``nf4, wanda 0.3``."""
+        """What was done to the weights and how they are run, for people: ``nf4, wanda 0.3``."""
         pruned = "" if self.pruning == "none" else f", {self.pruning} {self.sparsity:g}"
-        return f"{self.method}{pruned}"
+        flags = {"compiled": self.runtime.compiled, "static cache": self.runtime.static_cache}
+        run = "".join(f", {name}" for name, is_set in flags.items() if is_set)
+        return f"{self.method}{pruned}{run}"
 
     def __str__(self) -> str:
         return f"{self.name}, batch {self.batch_size}"

@@ -78,6 +78,13 @@ def test_figures_are_those_of_the_contract():
     }
 
 
+def test_labels_tell_how_it_is_run_where_that_differs():
+    fast = replace(BASE, runtime=Runtime(compiled=True, static_cache=True))
+    _, one = compared(result(BASE), result(fast)).standings
+    labels = metric(one, "latency_p50").labels
+    assert (labels["compiled"], labels["static_cache"]) == (True, True)
+
+
 def test_few_requests_settle_no_tail_and_say_how_many_would():
     base = compared(result(BASE)).baseline
     tail, errors = metric(base, "latency_p95"), metric(base, "error_rate")

@@ -234,6 +234,18 @@ def test_running_out_of_memory_is_an_answer(tenant, ledger, monkeypatch, error, 
     assert not results[1].blocks
 
 
+def test_compiling_is_told_and_no_part_of_what_is_timed(tenant, ledger, monkeypatch):
+    monkeypatch.setattr(studies.roles, "compile_steps", lambda _: None)
+    spent = iter(range(10_000))
+    monkeypatch.setattr(studies.roles, "compiling_s", lambda: next(spent))  # all the time
+    compiled = replace(QUICK_ONE, runtime=Runtime(compiled=True))
+    results, _ = run(tenant, ledger, QUICK_ONE, compiled)
+    assert results[0].environment.get("compile_s") is None
+    assert results[1].environment["compile_s"] == 2  # while it was asked, and while it was warmed
+    for block in (*results[0].blocks, *results[1].blocks):
+        assert block.disturbed == "torch.compile was at work"
+
+
 @pytest.mark.parametrize(("value", "told"), [(math.nan, "nan"), (math.inf, "inf|nan")])
 def test_what_is_no_number_is_an_answer(tenant, ledger, monkeypatch, value, told):
     load = services.load
