@@ -109,7 +109,7 @@ def finite_vectors(engine: Engine, queries: Sequence[Query], answers: Sequence[A
 
     for query, answer in zip(queries, answers, strict=True):
         if answer.vector is not None:
-            place = "an image" if query.image is not None else query.text
+            place = query.text or "an image"
             _refuse_not_finite(engine, "vectors", torch.from_numpy(answer.vector), place=place)
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab import assistants, models, pruning, roles, slimming
+from lab import assistants, matching, models, pruning, roles, slimming
 from lab.errors import ParameterError, message
 from lab.models import Model
 from lab.quantization import NONE
@@ -24,6 +24,7 @@ ROLES: Mapping[Kind, tuple[Role, ...]] = {
     "image_text": ("vlm",),
     "speech": ("asr",),
     "joint": ("asr", "vlm"),
+    "match": ("clip",),
 }
 Norms = Mapping[Role, Mapping]  # as of lab.pruning.input_norms
 CALIBRATED = ("wanda", "structured", "heads")  # pruning methods that listen to queries first
@@ -61,10 +62,13 @@ class Service:
     ) -> list[Answer]:
         """Answer queries, in their order; of speech, write down what is said.
 
+        A match is answered by its two vectors, see lab.matching; nothing is written.
         Where the number of tokens is fixed, it is that of a transcript on the way as well.
         """
         if self.kind == "speech":
             return self.models["asr"].ask(queries, batch_size=batch_size, generation=generation)
+        if self.kind == "match":
+            return matching.ask(self.models["clip"], queries, batch_size=batch_size)
         replies = assistants.reply(
             queries,
             vlm=self.models["vlm"],

@@ -26,6 +26,7 @@ import numpy as np
 from lab import (
     locks,
     machine,
+    matching,
     measurement,
     memory,
     quality,
@@ -267,7 +268,7 @@ def measure(
     environment = {
         "device": device,
         "threads": threads,
-        "tokens_while_timing": tokens,
+        "tokens_while_timing": 0 if study.trials[0].kind == "match" else tokens,
         "versions": machine.versions(),
         "study_s": took,
         "measuring_s": took - sum(one.environment.get("loading_s", 0.0) for one in subjects),
@@ -337,8 +338,17 @@ def code_digest() -> str:
     folder = Path(__file__).parent
     whole = hashlib.sha256()
     for name in (
-        *("assistants", "layers", "machine", "measurement", "media", "memory", "models"),
-        *("normalisation", "pruning", "quality", "quantization", "queries", "requests", "roles"),
+        *("assistants", "layers", "machine", "matching", "measurement", "media", "memory"),
+        *(
+            "models",
+            "normalisation",
+            "pruning",
+            "quality",
+            "quantization",
+            "queries",
+            "requests",
+            "roles",
+        ),
         *("services", "slimming", "stats", "studies", "trials"),
     ):
         whole.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
@@ -408,7 +418,10 @@ def _meet(
         finally:
             facts["peak_bytes"] = _highest(subject.loading, asking, facts["loaded_bytes"])
         usual = float(np.median([one.tokens_out for one in subject.answers]))
-        facts |= {"answers": _digest(subject.answers), "usual_tokens": max(1, round(usual))}
+        facts |= {
+            "answers": _digest(trial, drawn, subject.answers),
+            "usual_tokens": max(1, round(usual)),
+        }
 
 
 def _twin(trial: Trial, earlier: Sequence[_Subject]) -> _Subject | None:
@@ -499,6 +512,9 @@ def _judge(subject: _Subject, drawn: Drawn, baseline: Sequence[Answer]) -> None:
     """Score a configuration's answers; one that did not come is an empty one."""
     if not subject.answers:
         return
+    if subject.trial.kind == "match":
+        subject.facts["quality"] = _matched(subject.answers, drawn, baseline)
+        return
     told = ["" if one.error else one.text for one in subject.answers]
     usual = ["" if one.error else one.text for one in baseline] or [None] * len(told)
     subject.facts["quality"] = tuple(
@@ -513,9 +529,35 @@ def _judge(subject: _Subject, drawn: Drawn, baseline: Sequence[Answer]) -> None:
     )
 
 
-def _digest(answers: Sequence[Answer]) -> str:
-    words = json.dumps([[one.text, one.error] for one in answers])
-    return f"sha256:{hashlib.sha256(words.encode()).hexdigest()}"
+def _matched(
+    answers: Sequence[Answer], drawn: Drawn, baseline: Sequence[Answer]
+) -> tuple[Quality, ...]:
+    """Score which description each image was matched with, and the other way.
+
+    Configurations agree on a match if they choose the same: that is what a service would show. How
+    far the vectors lie apart tells nothing of it, for close ones may change places.
+    """
+    found = matching.matches(drawn.measured, answers)
+    usual = [one.chosen for one in matching.matches(drawn.measured, baseline)] if baseline else None
+    return tuple(
+        Quality(
+            one.item,
+            one.group,
+            one.language,
+            {"recall_at_1": quality.Score(float(one.right))},
+            None if usual is None else float(one.chosen == usual[at]),
+        )
+        for at, one in enumerate(found)
+    )
+
+
+def _digest(trial: Trial, drawn: Drawn, answers: Sequence[Answer]) -> str:
+    """Return the digest of what was said, or of a match chosen."""
+    if trial.kind == "match":
+        told = [[one.chosen] for one in matching.matches(drawn.measured, answers)]
+    else:
+        told = [[one.text, one.error] for one in answers]
+    return f"sha256:{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from lab.errors import ParameterError, message
 
-Kind = Literal["text", "image_text", "speech", "joint"]
+Kind = Literal["text", "image_text", "speech", "joint", "match"]
 Pruning = Literal["none", "l1", "wanda", "structured", "heads"]
 Status = Literal["ok", "out_of_memory", "timeout", "invalid", "error"]
 
@@ -61,7 +61,7 @@ class Trial:
 
     Attributes:
         tenant: its slug.
-        kind: of the queries.
+        kind: of the queries; match is an image and its description, each to find the other.
         suite: of the models.
         items: different queries that are asked.
         seed: of which they are, and in what order.
@@ -238,8 +238,8 @@ class Quality:
         group: of the item.
         language: of the item.
         scores: metric -> (numerator, denominator), as lab.quality counts.
-        agreement: token F1 of the answer and the one that the study's baseline gave, [0, 1]; None
-            if that gave none.
+        agreement: token F1 of the answer and the one that the study's baseline gave, [0, 1]; of a
+            match whether both chose the same; None if the baseline gave none.
     """
 
     item: str

@@ -215,10 +215,11 @@ class TestRuntime:
     @pytest.mark.parametrize("role", ["asr", "clip", "encoder"])
     def test_what_torch_compiles_answers_as_eager(self, suite, loaded, role):
         before = roles.compiling_s()
-        model = models.load(role, suite / role, compiled=True)
+        model = models.load(role, suite / role, compiled=True, static_cache=role == "asr")
+        queries = [one for one in queries_of(role) if one.audio is None or one.language]
         for size in (1, 2):
             told, wanted = (
-                each.ask(queries_of(role), batch_size=size, generation=SHORT)
+                each.ask(queries, batch_size=size, generation=SHORT)
                 for each in (model, loaded[role])
             )
             for one, other in zip(told, wanted, strict=True):

@@ -234,6 +234,32 @@ def test_running_out_of_memory_is_an_answer(tenant, ledger, monkeypatch, error, 
     assert not results[1].blocks
 
 
+def test_pictures_and_descriptions_are_matched(tenant, ledger):
+    clip = ROOT / "params" / "models" / "demo" / "clip"
+    roles = {"folders": {"clip": clip}, "digests": {"clip": checkpoints.digest(clip)}}
+    base = replace(BASE, kind="match", items=12)
+    small = replace(base, quantization="int8", runtime=Runtime("bfloat16"))
+    pruned = replace(base, pruning="l1", sparsity=0.8)
+    results, _ = run(tenant, ledger, base, small, replace(base, batch_size=1), pruned, **roles)
+    assert [one.status for one in results] == ["ok"] * 4
+    first, second, alone, last = results
+    assert len(first.quality) == 24  # an image and its words each
+    assert {one.item.split()[1] for one in first.quality} == {"image", "words"}
+    assert {one.agreement for one in first.quality} == {1.0}
+    assert alone.answers == first.answers
+    assert last.answers != first.answers
+    assert second.loaded_bytes < first.loaded_bytes
+
+    def recall(result):
+        return sum(one.scores["recall_at_1"][0] for one in result.quality) / len(result.quality)
+
+    assert recall(first) > 0.8  # by chance it would be a quarter, for there are four of a language
+    assert recall(last) < recall(first)
+    assert {one.agreement for one in last.quality} == {0.0, 1.0}
+    assert all(block.tokens_out == 0 for block in first.blocks)
+    assert first.environment["tokens_while_timing"] == 0
+
+
 def test_compiling_is_told_and_no_part_of_what_is_timed(tenant, ledger, monkeypatch):
     monkeypatch.setattr(studies.roles, "compile_steps", lambda _: None)
     spent = iter(range(10_000))
