@@ -268,7 +268,7 @@ class TrialResult:
         baseline: blocks of the study's baseline in the same turns; of the baseline itself a second
             series, as if it were another configuration (A/A).
         load_s: from nothing to ready to answer.
-        first_request_s: of the first answer after loading.
+        first_request_s: of the first answer after loading, torch.compile's work included.
         stored_bytes: of the checkpoint's weights.
         loaded_bytes: of the weights once loaded.
         peak_bytes: most memory the process held, or the device where that has its own.
