@@ -30,11 +30,12 @@ JUDGED_BY: Mapping[Kind, tuple[str, str]] = {
     "image_text": ("token_f1", "answer_f1"),
     "speech": ("cer", "cer"),
     "joint": ("token_f1", "answer_f1"),
+    "match": ("recall_at_1", "recall"),
 }
 Here = Literal["smaller", "smaller but slower", "no smaller", ""]
 _PERCENTILES = {"latency_p50": 0.5, "latency_p95": 0.95, "latency_p99": 0.99}
 _MOST_ITEMS = 10_000  # more is no advice
-_UNITS = {"token_f1": "F1", "cer": "errors per character"}
+_UNITS = {"token_f1": "F1", "cer": "errors per character", "recall_at_1": "share"}
 _BIT = 1e-9  # share by which sizes may differ and be the same
 
 
@@ -155,6 +156,9 @@ def labels(result: TrialResult) -> dict[str, Any]:
     }
     if trial.pruning != "none":
         found |= {"pruning": trial.pruning, "sparsity": trial.sparsity}
+    for name in ("compiled", "static_cache"):
+        if getattr(trial.runtime, name):
+            found[name] = True
     return found
 
 
@@ -230,9 +234,9 @@ def _answers(result: TrialResult, seed: int) -> Iterator[Metric]:
     if all(one.agreement is not None for one in result.quality):
         for one in _by_language(quality.summarise(_items(result, None), seed=seed)):
             of = labels(result) | {"language": one.language, "with": "baseline"}
-            yield Metric(
-                "consistency", one.value, unit=_UNITS["token_f1"], n=one.n, ci=one.ci, labels=of
-            )
+            # Words agree more or less, choices do or do not.
+            unit = "share" if result.trial.kind == "match" else _UNITS["token_f1"]
+            yield Metric("consistency", one.value, unit=unit, n=one.n, ci=one.ci, labels=of)
 
 
 def _changes(result: TrialResult, first: TrialResult, limit: Limit, seed: int) -> Iterator[Metric]:

@@ -96,7 +96,7 @@ def of_pruning(
         resolved: the tenant's settings.
         methods: of lab.trials.Pruning but none, at least one.
         sparsities: 0 is the dense model, which is measured anyway; at least one above it.
-        query: kind of the queries.
+        query: kind of the queries, one that is answered in words.
         batch_size: queries answered at a time.
         items: different queries that are asked.
         turns: as of `of_quantization`.
@@ -112,6 +112,15 @@ def of_pruning(
     (size,) = _batch_sizes([batch_size])
     folders, digests = located(resolved)
     kinds, _ = _kinds([query], folders, str(resolved.settings.suite))
+    if "clip" in services.ROLES[kinds[0]]:
+        raise ParameterError(
+            message(
+                "query must be of a kind that is answered in words: each layer alone is judged by "
+                "how well the right words are expected",
+                got=query,
+                remedy="take text, image_text, speech or joint",
+            )
+        )
     dense = _trial(resolved, kinds[0], items=items, turns=turns, seed=seed, batch_size=size)
     pruned = [
         replace(dense, pruning=method, sparsity=share) for method, share in product(methods, shares)

@@ -114,6 +114,8 @@ def load(
     dtype: DType = "float32",
     quantization: str = NONE,
     attention: str | None = None,
+    compiled: bool = False,
+    static_cache: bool = False,
     device: str = "cpu",
     cache: Path | None = None,
 ) -> Model:
@@ -128,6 +130,8 @@ def load(
         dtype: of the weights that are not quantized, and of the computation.
         quantization: of lab.quantization.QUANTIZED, or ``none``.
         attention: transformers' name of an implementation, such as sdpa or eager; None: its choice.
+        compiled: by torch.compile, see lab.roles.compile_steps; it is at work when first asked.
+        static_cache: see lab.roles.fix_cache.
         device: cpu, cuda or cuda:N.
         cache: where digests of large checkpoints are remembered.
     Raises: MissingError, ModelError (see lab.checkpoints.inspect; also weights that are missing,
@@ -147,6 +151,10 @@ def load(
         options["attn_implementation"] = attention
     engine = roles.load(role, checkpoint, options)
     once_loaded(engine.module, quantization)
+    if static_cache:
+        roles.fix_cache(engine)
+    if compiled:
+        roles.compile_steps(engine)
     seconds = time.perf_counter() - started
     return Model(engine, Loaded(checkpoint.stored_bytes, memory_bytes(engine.module), seconds))
 

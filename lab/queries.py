@@ -50,7 +50,8 @@ class Answer:
 
     Attributes:
         text: the words, of vlm and asr.
-        vector: (width,) float32 of unit length, of clip and encoder.
+        vector: (width,) float32 of unit length, of clip and encoder; of an image together with its
+            description (2, width).
         tokens_in: tokens given, images and special tokens included.
         tokens_out: tokens generated, the one that ends the answer included.
         audio_s: seconds of recording heard.

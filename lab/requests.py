@@ -20,19 +20,25 @@ from lab.queries import SAMPLING_RATE_HZ, Query
 from lab.trials import Kind
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from lab.corpus import Corpus
     from lab.params import Settings
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where requests of a kind come from: table, and which field holds what."""
+    """Where requests of a kind come from: table, and which field holds what.
+
+    Of rows of a language that are equal in the field ``distinct`` one is asked.
+    """
 
     table: str
     wanted: str
     text: str = ""
     image: str = ""
     audio: str = ""
+    distinct: str = ""
 
 
 # What is asked about an image, and in three ways at once, stands in the joint table only.
@@ -41,6 +47,10 @@ _SOURCES: Mapping[Kind, _Source] = {
     "image_text": _Source("joint", "answer", text="text", image="image_path"),
     "speech": _Source("speech", "text", audio="audio_path"),
     "joint": _Source("joint", "answer", text="text", image="image_path", audio="audio_path"),
+    # The same picture twice could not be told apart.
+    "match": _Source(
+        "images", "description", text="description", image="image_path", distinct="digest"
+    ),
 }
 
 
@@ -53,7 +63,7 @@ class Request:
         group: of the corpus, which ties versions in several languages together; else the id.
         language: of the query.
         query: what is asked.
-        wanted: the right answer; of speech, what is said.
+        wanted: the right answer; of speech, what is said; of a match, the description.
     """
 
     id: str
@@ -106,7 +116,7 @@ def draw(
             )
         )
     rows = corpus.tables[source.table]
-    known = rows.select_columns(["language", "group", "row"])[:]
+    known = _known(rows, source)
     order = _in_turns(known, settings.languages, seed=seed)
     chosen = order[:items]
     measured_groups = {_group(known, at, source.table) for at in chosen}
@@ -130,8 +140,26 @@ def draw(
 
 def available(corpus: Corpus, kind: Kind, *, languages: Sequence[str]) -> int:
     """Return how many requests of a kind a corpus holds in these languages; 0 without its table."""
-    table = corpus.tables.get(_SOURCES[kind].table)
-    return 0 if table is None else int(np.isin(table["language"], languages).sum())
+    source = _SOURCES[kind]
+    table = corpus.tables.get(source.table)
+    if table is None:
+        return 0
+    return len(_in_turns(_known(table, source), languages, seed=0))
+
+
+def _known(rows: Dataset, source: _Source) -> Mapping[str, Sequence[Any]]:
+    """Return what rows are chosen by; of those that are equal the first has a language."""
+    known = rows.select_columns(
+        ["language", "group", "row", *([source.distinct] if source.distinct else [])]
+    )[:]
+    if not source.distinct:
+        return known
+    seen: set[tuple[str, Any]] = set()
+    languages = []
+    for one in zip(known["language"], known[source.distinct], strict=True):
+        languages.append("" if one in seen else one[0])
+        seen.add(one)
+    return {**known, "language": languages}
 
 
 def _in_turns(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from lab import checkpoints, memory
 from lab.checkpoints import Checkpoint
-from lab.errors import ModelError, NumberError, message, printable
+from lab.errors import ModelError, NumberError, ParameterError, message, printable
 from lab.queries import SAMPLING_RATE_HZ, Answer, Generation, Query
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 Role = Literal["vlm", "asr", "clip", "encoder"]
 
 ROLES: tuple[Role, ...] = ("vlm", "asr", "clip", "encoder")
+_WRITERS = ("vlm", "asr")
+_TRANSLATIONS = 64  # of one function by torch.compile
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -105,7 +109,7 @@ def finite_vectors(engine: Engine, queries: Sequence[Query], answers: Sequence[A
 
     for query, answer in zip(queries, answers, strict=True):
         if answer.vector is not None:
-            place = "an image" if query.image is not None else query.text
+            place = query.text or "an image"
             _refuse_not_finite(engine, "vectors", torch.from_numpy(answer.vector), place=place)
 
 
@@ -122,6 +126,85 @@ def _refuse_not_finite(engine: Engine, what: str, values: torch.Tensor, *, place
                 remedy="prune less, or compute in a dtype of wider range",
             )
         )
+
+
+# --- how it is run --------------------------------------------------------------------------------
+
+
+def fix_cache(engine: Engine) -> None:
+    """Let a model that writes keep keys and values in room of a fixed length, not a growing one.
+
+    The room is that of the longest prompt and answer so far.
+
+    Raises: ParameterError for a role that does not write.
+    """
+    if engine.role not in _WRITERS:
+        raise ParameterError(
+            message(
+                f"a static cache is for {' and '.join(_WRITERS)}, which write step by step",
+                got=engine.role,
+                remedy="set runtime.static_cache to false",
+            )
+        )
+    config = engine.module.generation_config
+    config.cache_implementation = "static"
+    config.disable_compile = True  # else transformers compiles on a GPU, asked or not
+
+
+def compile_steps(engine: Engine) -> None:
+    """Let torch.compile translate what a model does most, when it first does it.
+
+    Of a model that writes that is the step that writes one token: prompts differ in length and
+    each would be translated anew. Of the others it is each tower as a whole.
+    """
+    import torch
+
+    # Every model of the process counts, and so does every batch size; then eager, silently.
+    torch._dynamo.config.recompile_limit = _TRANSLATIONS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    parts = {
+        "vlm": lambda: [engine.module],
+        "asr": lambda: [engine.module],
+        "clip": lambda: [engine.module.text_model, engine.module.vision_model],
+        "encoder": lambda: [engine.module[0].auto_model],
+    }
+    for part in parts[engine.role]():
+        part.forward = _compiled(engine, part.forward)
+
+
+def _compiled(engine: Engine, plain: Any) -> Any:
+    import torch
+
+    fast = torch.compile(plain)
+    failures = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
+
+    @wraps(plain)  # generate reads its signature
+    def forward(*given: Any, **named: Any) -> Any:
+        ids = named.get("decoder_input_ids", named.get("input_ids"))
+        if engine.role in _WRITERS and (ids is None or ids.shape[1] != 1):
+            return plain(*given, **named)
+        try:
+            return fast(*given, **named)
+        except failures as error:
+            if memory.ran_out(error):
+                raise
+            lines = [line.strip() for line in str(error).splitlines()]
+            lines = [line for line in lines if line and not line.endswith(":")]  # heads of others
+            raise ModelError(
+                message(
+                    f"torch.compile must be able to translate {engine.role}",
+                    got=printable(next(iter(lines), type(error).__name__)),
+                    remedy="install a C++ compiler such as gcc, or set runtime.compiled to false",
+                )
+            ) from error
+
+    return forward
+
+
+def compiling_s() -> float:
+    """Return for how many seconds torch.compile has been at work in this process so far."""
+    known = sys.modules.get("torch._dynamo.utils")
+    return 0.0 if known is None else known.calculate_time_spent()["total_wall_time"]
 
 
 # --- what a role can take -------------------------------------------------------------------------
@@ -520,7 +603,10 @@ def _ask_encoder(engine: Engine, queries: Sequence[Query], generation: Generatio
 # --- shared ---------------------------------------------------------------------------------------
 
 # They tell which kernels of other machines they cannot load here, and of each cast in each layer.
-_TALKATIVE = ("bitsandbytes", "torchao", "torch.utils._pytree")
+_TALKATIVE = (
+    *("bitsandbytes", "torchao"),
+    *("torch.utils._pytree", "torch._dynamo", "torch._inductor"),
+)
 _EVERY_WEIGHT = "a checkpoint must hold every weight of its model, got none for"
 _LOADERS = {"vlm": _load_vlm, "asr": _load_asr, "clip": _load_clip, "encoder": _load_encoder}
 _ASKERS = {"vlm": _ask_vlm, "asr": _ask_asr, "clip": _ask_clip, "encoder": _ask_encoder}

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab import assistants, models, pruning, roles, slimming
+from lab import assistants, matching, models, pruning, roles, slimming
 from lab.errors import ParameterError, message
 from lab.models import Model
 from lab.quantization import NONE
@@ -24,6 +24,7 @@ ROLES: Mapping[Kind, tuple[Role, ...]] = {
     "image_text": ("vlm",),
     "speech": ("asr",),
     "joint": ("asr", "vlm"),
+    "match": ("clip",),
 }
 Norms = Mapping[Role, Mapping]  # as of lab.pruning.input_norms
 CALIBRATED = ("wanda", "structured", "heads")  # pruning methods that listen to queries first
@@ -61,10 +62,13 @@ class Service:
     ) -> list[Answer]:
         """Answer queries, in their order; of speech, write down what is said.
 
+        A match is answered by its two vectors, see lab.matching; nothing is written.
         Where the number of tokens is fixed, it is that of a transcript on the way as well.
         """
         if self.kind == "speech":
             return self.models["asr"].ask(queries, batch_size=batch_size, generation=generation)
+        if self.kind == "match":
+            return matching.ask(self.models["clip"], queries, batch_size=batch_size)
         replies = assistants.reply(
             queries,
             vlm=self.models["vlm"],
@@ -130,6 +134,8 @@ def prepare(
         )
     if trial.pruning == "none":
         return folders
+    plain = replace(trial.runtime, compiled=False, static_cache=False)
+    trial = replace(trial, runtime=plain)  # whoever is run otherwise is pruned alike
     dense = load(
         replace(trial, pruning="none", sparsity=0.0, quantization=NONE), folders, device=device
     )
@@ -149,15 +155,9 @@ def load(
         folders: checkpoint by role, as `prepare` returns them.
         device: cpu, cuda or cuda:N.
         cache: as of lab.models.load.
-    Raises: ParameterError for a runtime that there is not, and as lab.models.load does.
+    Raises: as lab.models.load does; ParameterError also for a static cache of a role that does not
+        write.
     """
-    for name in ("compiled", "static_cache"):
-        if value := getattr(trial.runtime, name):
-            raise ParameterError(
-                message(
-                    f"runtime.{name} must be false", got=value, remedy="it is not supported yet"
-                )
-            )
     loaded = {
         role: models.load(
             role,
@@ -165,6 +165,8 @@ def load(
             dtype=trial.runtime.dtype,
             quantization=trial.quantization,
             attention=trial.runtime.attention,
+            compiled=trial.runtime.compiled,
+            static_cache=trial.runtime.static_cache,
             device=device,
             cache=cache,
         )

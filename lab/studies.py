@@ -23,7 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lab import locks, machine, measurement, memory, quality, quantization, requests, services
+from lab import (
+    locks,
+    machine,
+    matching,
+    measurement,
+    memory,
+    quality,
+    quantization,
+    requests,
+    roles,
+    services,
+)
 from lab.errors import LabError, NumberError, ParameterError, message
 from lab.memory import Peak
 from lab.queries import Answer, Generation
@@ -43,6 +54,7 @@ _TIMES = 2  # that a disturbed block is measured, at most
 _OF_LOADING = ("load_s", "stored_bytes", "loaded_bytes", "first_request_s")
 _LOOKED_AT = 2  # tokens written while it is looked what does the work
 _AGAIN = "again"  # the baseline's second part, as if it were another configuration
+_WRITTEN = "torch._inductor.runtime.compile_tasks."
 _TOKENS = 16  # written while timing, if the baseline has no answer to go by
 Progress = Callable[[str, int, int], None]
 Working = Callable[[Trial], None]
@@ -238,14 +250,16 @@ def measure(
         for at, subject in enumerate(subjects):
             progress(f"asking {subject.trial}", at, total)
             working(subject.trial)
-            _meet(subject, subjects[:at], drawn, folders, heard, device=device, cache=cache)
+            with _compiling(subject):
+                _meet(subject, subjects[:at], drawn, folders, heard, device=device, cache=cache)
             _judge(subject, drawn, subjects[0].answers)
         tokens = subjects[0].facts.pop("usual_tokens", _TOKENS)
         work = Generation(least=tokens, most=tokens)
         for subject in subjects:
             subject.facts.pop("usual_tokens", None)
             working(subject.trial)
-            _warm(subject, drawn.measured, work, device=device)
+            with _compiling(subject):
+                _warm(subject, drawn.measured, work, device=device)
         for number, order in enumerate(_order(subjects, study)):
             progress("timing", len(subjects) + number, total)
             _take_turns(number, order, drawn.measured, work, blocks, working)
@@ -254,7 +268,7 @@ def measure(
     environment = {
         "device": device,
         "threads": threads,
-        "tokens_while_timing": tokens,
+        "tokens_while_timing": 0 if study.trials[0].kind == "match" else tokens,
         "versions": machine.versions(),
         "study_s": took,
         "measuring_s": took - sum(one.environment.get("loading_s", 0.0) for one in subjects),
@@ -324,8 +338,17 @@ def code_digest() -> str:
     folder = Path(__file__).parent
     whole = hashlib.sha256()
     for name in (
-        *("assistants", "layers", "machine", "measurement", "media", "memory", "models"),
-        *("normalisation", "pruning", "quality", "quantization", "queries", "requests", "roles"),
+        *("assistants", "layers", "machine", "matching", "measurement", "media", "memory"),
+        *(
+            "models",
+            "normalisation",
+            "pruning",
+            "quality",
+            "quantization",
+            "queries",
+            "requests",
+            "roles",
+        ),
         *("services", "slimming", "stats", "studies", "trials"),
     ):
         whole.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
@@ -395,7 +418,10 @@ def _meet(
         finally:
             facts["peak_bytes"] = _highest(subject.loading, asking, facts["loaded_bytes"])
         usual = float(np.median([one.tokens_out for one in subject.answers]))
-        facts |= {"answers": _digest(subject.answers), "usual_tokens": max(1, round(usual))}
+        facts |= {
+            "answers": _digest(trial, drawn, subject.answers),
+            "usual_tokens": max(1, round(usual)),
+        }
 
 
 def _twin(trial: Trial, earlier: Sequence[_Subject]) -> _Subject | None:
@@ -434,10 +460,10 @@ def _load(
             heard=heard,
             device=device,
         )
-        known = -1
+        known, compiled = -1, roles.compiling_s()
         # Once more if libraries were loaded on the way, which is no part of loading a model.
-        while known < len(sys.modules):
-            known = len(sys.modules)
+        while known < _libraries():
+            known = _libraries()
             service = subject.service = None  # the one before must not be there as well
             try:
                 with memory.watch(device) as subject.loading:
@@ -447,12 +473,30 @@ def _load(
                         "stored_bytes": service.stored_bytes,
                         "loaded_bytes": service.loaded_bytes,
                     }
-                    begun = perf_counter()
+                    # What torch.compile did the first time it need not do again: it counts as well.
+                    begun = perf_counter() - (roles.compiling_s() - compiled)
                     service.ask([drawn.measured[0].query], batch_size=1, generation=Generation())
                     facts["first_request_s"] = perf_counter() - begun
             finally:
                 facts["peak_bytes"] = subject.loading.taken
         subject.service = service
+
+
+def _libraries() -> int:
+    """Return how many modules are loaded; what torch.compile writes looks like one, and is none."""
+    return sum(not name.startswith(_WRITTEN) for name in list(sys.modules))
+
+
+@contextmanager
+def _compiling(subject: _Subject) -> Iterator[None]:
+    """Tell for how long torch.compile was at work for a configuration before it is timed."""
+    before = roles.compiling_s()
+    try:
+        yield
+    finally:
+        if subject.trial.runtime.compiled:
+            took = subject.environment.get("compile_s", 0.0) + roles.compiling_s() - before
+            subject.environment["compile_s"] = took
 
 
 def _highest(loading: Peak, asking: Peak, weights: int) -> int | None:
@@ -469,6 +513,9 @@ def _judge(subject: _Subject, drawn: Drawn, baseline: Sequence[Answer]) -> None:
     """Score a configuration's answers; one that did not come is an empty one."""
     if not subject.answers:
         return
+    if subject.trial.kind == "match":
+        subject.facts["quality"] = _matched(subject.answers, drawn, baseline)
+        return
     told = ["" if one.error else one.text for one in subject.answers]
     usual = ["" if one.error else one.text for one in baseline] or [None] * len(told)
     subject.facts["quality"] = tuple(
@@ -483,9 +530,35 @@ def _judge(subject: _Subject, drawn: Drawn, baseline: Sequence[Answer]) -> None:
     )
 
 
-def _digest(answers: Sequence[Answer]) -> str:
-    words = json.dumps([[one.text, one.error] for one in answers])
-    return f"sha256:{hashlib.sha256(words.encode()).hexdigest()}"
+def _matched(
+    answers: Sequence[Answer], drawn: Drawn, baseline: Sequence[Answer]
+) -> tuple[Quality, ...]:
+    """Score which description each image was matched with, and the other way.
+
+    Configurations agree on a match if they choose the same: that is what a service would show. How
+    far the vectors lie apart tells nothing of it, for close ones may change places.
+    """
+    found = matching.matches(drawn.measured, answers)
+    usual = [one.chosen for one in matching.matches(drawn.measured, baseline)] if baseline else None
+    return tuple(
+        Quality(
+            one.item,
+            one.group,
+            one.language,
+            {"recall_at_1": quality.Score(float(one.right))},
+            None if usual is None else float(one.chosen == usual[at]),
+        )
+        for at, one in enumerate(found)
+    )
+
+
+def _digest(trial: Trial, drawn: Drawn, answers: Sequence[Answer]) -> str:
+    """Return the digest of what was said, or of a match chosen."""
+    if trial.kind == "match":
+        told = [[one.chosen] for one in matching.matches(drawn.measured, answers)]
+    else:
+        told = [[one.text, one.error] for one in answers]
+    return f"sha256:{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
 
 
 @contextmanager
@@ -577,7 +650,7 @@ def _time(
         tokens += sum(one.tokens_out for one in answers)
         return [not one.error for one in answers]
 
-    before = measurement.look()
+    before, compiled = measurement.look(), roles.compiling_s()
     if trial.rate is None:
         some = _of_block(asked, number, trial.batch_size, blocks)
         block = measurement.closed_loop(ask, some, batch_size=trial.batch_size, number=number)
@@ -591,6 +664,8 @@ def _time(
             number=number,
         )
     disturbed = measurement.disturbance(before, measurement.look())
+    if roles.compiling_s() > compiled:
+        disturbed = f"{disturbed}, torch.compile was at work".removeprefix(", ")
     return replace(block, tokens_out=tokens, disturbed=disturbed)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from lab.errors import ParameterError, message
 
-Kind = Literal["text", "image_text", "speech", "joint"]
+Kind = Literal["text", "image_text", "speech", "joint", "match"]
 Pruning = Literal["none", "l1", "wanda", "structured", "heads"]
 Status = Literal["ok", "out_of_memory", "timeout", "invalid", "error"]
 
@@ -35,7 +35,7 @@ class Runtime:
     Attributes:
         dtype: of weights and activations, as torch names it.
         attention: implementation, as transformers names it.
-        compiled: by torch.compile.
+        compiled: by torch.compile; of a model that writes the step that writes a token.
         static_cache: keys and values of a fixed length instead of a growing one.
     """
 
@@ -61,7 +61,7 @@ class Trial:
 
     Attributes:
         tenant: its slug.
-        kind: of the queries.
+        kind: of the queries; match is an image and its description, each to find the other.
         suite: of the models.
         items: different queries that are asked.
         seed: of which they are, and in what order.
@@ -131,9 +131,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """What was done to the weights, for people: ``nf4, wanda 0.3``."""
+        """What was done to the weights and how they are run, for people: ``nf4, wanda 0.3``."""
         pruned = "" if self.pruning == "none" else f", {self.pruning} {self.sparsity:g}"
-        return f"{self.method}{pruned}"
+        flags = {"compiled": self.runtime.compiled, "static cache": self.runtime.static_cache}
+        run = "".join(f", {name}" for name, is_set in flags.items() if is_set)
+        return f"{self.method}{pruned}{run}"
 
     def __str__(self) -> str:
         return f"{self.name}, batch {self.batch_size}"
@@ -236,8 +238,8 @@ class Quality:
         group: of the item.
         language: of the item.
         scores: metric -> (numerator, denominator), as lab.quality counts.
-        agreement: token F1 of the answer and the one that the study's baseline gave, [0, 1]; None
-            if that gave none.
+        agreement: token F1 of the answer and the one that the study's baseline gave, [0, 1]; of a
+            match whether both chose the same; None if the baseline gave none.
     """
 
     item: str
@@ -266,7 +268,7 @@ class TrialResult:
         baseline: blocks of the study's baseline in the same turns; of the baseline itself a second
             series, as if it were another configuration (A/A).
         load_s: from nothing to ready to answer.
-        first_request_s: of the first answer after loading.
+        first_request_s: of the first answer after loading, torch.compile's work included.
         stored_bytes: of the checkpoint's weights.
         loaded_bytes: of the weights once loaded.
         peak_bytes: most memory the process held, or the device where that has its own.

@@ -78,6 +78,40 @@ def test_figures_are_those_of_the_contract():
     }
 
 
+def test_a_match_is_judged_by_recall():
+    match = replace(BASE, kind="match", suite="demo")
+    small = replace(match, quantization="nf4")
+    hits = [(1, 1), (0, 1), (0, 0)]
+    results = [
+        result(
+            one,
+            quality=tuple(
+                Quality(f"images:{at} words", f"g{at}", "en", {"recall_at_1": (hit, 1)}, same)
+                for at, (hit, same) in enumerate(pairs)
+            ),
+        )
+        for one, pairs in ((match, [(1, 1)] * 3), (small, hits))
+    ]
+    study = compared(*results)
+    base, other = study.standings
+    assert metric(base, "recall", language="en", query="match").value == 1
+    assert metric(other, "recall").value == pytest.approx(1 / 3)
+    assert metric(other, "recall").unit == "share"
+    assert metric(other, "consistency").value == pytest.approx(2 / 3)
+    assert metric(other, "consistency").unit == "share"
+    assert metric(other, "quality_delta").value == pytest.approx(-2 / 3)
+    assert metric(other, "quality_delta").unit == "share"
+    assert "quality" in comparisons.conclusion([study])[0]
+    assert comparisons.changes([study])["change"].tolist() == pytest.approx([-2 / 3])
+
+
+def test_labels_tell_how_it_is_run_where_that_differs():
+    fast = replace(BASE, runtime=Runtime(compiled=True, static_cache=True))
+    _, one = compared(result(BASE), result(fast)).standings
+    labels = metric(one, "latency_p50").labels
+    assert (labels["compiled"], labels["static_cache"]) == (True, True)
+
+
 def test_few_requests_settle_no_tail_and_say_how_many_would():
     base = compared(result(BASE)).baseline
     tail, errors = metric(base, "latency_p95"), metric(base, "error_rate")

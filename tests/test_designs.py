@@ -42,6 +42,13 @@ def test_each_kind_and_batch_size_is_a_study_with_its_own_baseline():
     assert set(design.digests) == set(design.folders) >= {"vlm"}
 
 
+def test_pictures_and_descriptions_are_a_kind_like_others():
+    design = of(queries=["text", "match"], batch_sizes=[2])
+    assert [study.trials[0].kind for study in design.studies] == ["text", "match"]
+    assert not [one for one in design.left_out if "match" in one]
+    assert "clip" in design.folders
+
+
 def test_what_the_device_cannot_run_is_left_out_and_said():
     design = of()
     assert [one.method for one in design.studies[0].trials] == ["fp32", "nf4"]
@@ -118,6 +125,7 @@ def test_every_method_is_pruned_to_every_sparsity_beside_the_dense_model():
         ({"sparsities": [0.0]}, "sparsities must hold one above 0"),
         ({"sparsities": [1.2]}, r"sparsity must be in \[0, 1\), got 1.2"),
         ({"query": "smell"}, "queries must be among"),
+        ({"query": "match"}, "kind that is answered in words: .*, got 'match'; take text"),
         ({"batch_size": 0}, "batch_sizes must be"),
     ],
 )

@@ -193,6 +193,42 @@ def copied(folder, to):
     return to / folder.name
 
 
+class TestRuntime:
+    def test_a_static_cache_hears_as_a_growing_one(self, suite, loaded):
+        queries = spoken_queries(3)
+        model = models.load("asr", suite / "asr", static_cache=True)
+        for size in (1, 2, 3):
+            told = [
+                [one.text for one in each.ask(queries, batch_size=size, generation=SHORT)]
+                for each in (model, loaded["asr"])
+            ]
+            assert told[0] == told[1]
+        assert model.engine.module._previous_max_cache_length > 0
+
+    @pytest.mark.parametrize("role", ["clip", "encoder"])
+    def test_who_does_not_write_has_no_cache(self, suite, role):
+        with pytest.raises(ParameterError, match=f"vlm and asr, which write .*, got '{role}'; set"):
+            models.load(role, suite / role, static_cache=True)
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # in torch itself
+    @pytest.mark.parametrize("role", ["asr", "clip", "encoder"])
+    def test_what_torch_compiles_answers_as_eager(self, suite, loaded, role):
+        before = roles.compiling_s()
+        model = models.load(role, suite / role, compiled=True, static_cache=role == "asr")
+        queries = [one for one in queries_of(role) if one.audio is None or one.language]
+        for size in (1, 2):
+            told, wanted = (
+                each.ask(queries, batch_size=size, generation=SHORT)
+                for each in (model, loaded[role])
+            )
+            for one, other in zip(told, wanted, strict=True):
+                assert one.text == other.text
+                if one.vector is not None:
+                    np.testing.assert_allclose(one.vector, other.vector, atol=1e-5)
+        assert roles.compiling_s() > before
+
+
 class TestNumbers:
     @pytest.mark.parametrize("role", models.ROLES)
     def test_those_that_are_none_are_refused(self, suite, role):

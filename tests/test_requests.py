@@ -11,7 +11,7 @@ import pytest
 from lab import corpus, params, requests
 from lab.errors import CorpusError, ParameterError
 
-KINDS = ("text", "image_text", "speech", "joint")
+KINDS = ("text", "image_text", "speech", "joint", "match")
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,32 @@ def draw(data, resolved, kind="text", *, items=9, seed=0, **more):
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_has_what_it_is_about(data, resolved, kind):
     for one in draw(data, resolved, kind, items=6).measured:
-        assert (one.query.image is not None) == (kind in ("image_text", "joint"))
+        assert (one.query.image is not None) == (kind in ("image_text", "joint", "match"))
         assert (one.query.audio is not None) == (kind in ("speech", "joint"))
         assert bool(one.query.text) == (kind != "speech")
         assert one.wanted
         assert one.query.language == one.language
         assert one.query.system == "You answer for the hospital."
+
+
+def test_a_picture_is_matched_with_its_description(data, resolved):
+    rows = {f"images:{row['row']}": row for row in data.tables["images"]}
+    for one in draw(data, resolved, "match", items=6).measured:
+        row = rows[one.id]
+        assert one.query.text == one.wanted == row["description"]
+        assert (one.language, one.group) == (row["language"], row["group"])
+
+
+def test_the_same_picture_is_in_a_language_once(data, resolved):
+    rows = data.tables["images"]
+    twice = replace(data, tables={**data.tables, "images": rows.select([*range(len(rows)), 0, 1])})
+    there = requests.available(data, "match", languages=["zh", "en", "ja"])
+    assert there == len(rows)
+    assert requests.available(twice, "match", languages=["zh", "en", "ja"]) == there
+    found = draw(twice, resolved, "match", items=there).measured
+    assert len({one.id for one in found}) == there
+    with pytest.raises(CorpusError, match=f"must have {there + 1} rows"):
+        draw(twice, resolved, "match", items=there + 1)
 
 
 def test_media_are_those_of_the_row(data, resolved):

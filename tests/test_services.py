@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from conftest import ROOT
 
-from lab import lessons, services
-from lab.errors import ParameterError
+from lab import lessons, roles, services
+from lab.errors import ModelError, ParameterError
 from lab.queries import Generation, Query
 from lab.trials import Runtime, Trial
 
@@ -121,7 +122,59 @@ def test_a_role_that_is_missing_is_named():
         load(replace(TRIAL, kind="speech"))
 
 
-@pytest.mark.parametrize("name", ["compiled", "static_cache"])
-def test_a_runtime_that_there_is_not_is_told(name):
-    with pytest.raises(ParameterError, match=f"runtime.{name} must be false, got True; it is not"):
-        load(replace(TRIAL, runtime=Runtime(**{name: True})))
+def seen(service):
+    """Return what a service says to words, alone and together, and to a picture."""
+    picture = lessons.picture(0, part="train").draw()
+    queries = [*QUERIES, Query(text=QUERIES[0].text, image=picture)]
+    return [
+        [one.text for one in service.ask(queries, batch_size=size, generation=SHORT)]
+        for size in (1, 2, 1)
+    ]
+
+
+def test_a_static_cache_answers_as_a_growing_one():
+    service = load(replace(TRIAL, runtime=Runtime(static_cache=True)))
+    module = service.models["vlm"].engine.module
+    caches = []
+    module.register_forward_hook(lambda *words: caches.append(type(words[-1].past_key_values)))
+    assert seen(service) == seen(load())
+    assert {one.__name__ for one in caches} == {"StaticCache"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # in torch itself
+@pytest.mark.parametrize("static", [True, False])
+def test_what_torch_compiles_answers_as_eager(static):
+    before = roles.compiling_s()
+    service = load(replace(TRIAL, runtime=Runtime(compiled=True, static_cache=static)))
+    assert roles.compiling_s() == before  # only when it is asked
+    assert seen(service) == seen(load())
+    compiled = roles.compiling_s()
+    assert compiled > before
+    service.ask(QUERIES, batch_size=2, generation=SHORT)
+    assert roles.compiling_s() == compiled  # and then no more
+
+
+def test_what_cannot_be_compiled_is_told(monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    service = load(replace(TRIAL, runtime=Runtime(compiled=True)))
+    with pytest.raises(
+        ModelError, match=r"able to translate vlm, got .*No working.*; install a C\+\+"
+    ):
+        service.ask(QUERIES, batch_size=2, generation=SHORT)
+
+
+def test_pruning_is_the_same_however_the_rest_is_run(tmp_path, monkeypatch):
+    """What listens to the calibration and is thrown away need not be compiled."""
+    monkeypatch.setattr(roles, "compile_steps", lambda _: 1 / 0)
+    trial, heard = replace(TRIAL, pruning="wanda", sparsity=0.3), {}
+    shown = [Query(text=QUERIES[0].text, image=lessons.picture(0, part="train").draw())]
+    options = {"calibration": [*QUERIES, *shown], "heard": heard}
+    for at, runtime in enumerate((Runtime(), Runtime(compiled=True, static_cache=True))):
+        services.prepare(
+            replace(trial, runtime=runtime), FOLDERS, aside=tmp_path / str(at), **options
+        )
+    assert list(heard) == [Runtime()]

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
@@ -232,6 +233,54 @@ def test_running_out_of_memory_is_an_answer(tenant, ledger, monkeypatch, error, 
     assert results[1].loaded_bytes == results[0].loaded_bytes
     assert results[1].peak_bytes > 0
     assert not results[1].blocks
+
+
+def test_pictures_and_descriptions_are_matched(tenant, ledger):
+    clip = ROOT / "params" / "models" / "demo" / "clip"
+    roles = {"folders": {"clip": clip}, "digests": {"clip": checkpoints.digest(clip)}}
+    base = replace(BASE, kind="match", items=12)
+    small = replace(base, quantization="int8", runtime=Runtime("bfloat16"))
+    pruned = replace(base, pruning="l1", sparsity=0.8)
+    results, _ = run(tenant, ledger, base, small, replace(base, batch_size=1), pruned, **roles)
+    assert [one.status for one in results] == ["ok"] * 4
+    first, second, alone, last = results
+    assert len(first.quality) == 24  # an image and its words each
+    assert {one.item.split()[1] for one in first.quality} == {"image", "words"}
+    assert {one.agreement for one in first.quality} == {1.0}
+    assert alone.answers == first.answers
+    assert last.answers != first.answers
+    assert second.loaded_bytes < first.loaded_bytes
+
+    def recall(result):
+        return sum(one.scores["recall_at_1"][0] for one in result.quality) / len(result.quality)
+
+    assert recall(first) > 0.8  # by chance it would be a quarter, for there are four of a language
+    assert recall(last) < recall(first)
+    assert {one.agreement for one in last.quality} == {0.0, 1.0}
+    assert all(block.tokens_out == 0 for block in first.blocks)
+    assert first.environment["tokens_while_timing"] == 0
+
+
+def test_compiling_is_told_and_no_part_of_what_is_timed(tenant, ledger, monkeypatch):
+    asked, ask = [], services.Service.ask
+
+    def noted(self, *words, **more):
+        asked.append(self)
+        return ask(self, *words, **more)
+
+    monkeypatch.setattr(services.Service, "ask", noted)
+    monkeypatch.setattr(studies.roles, "compile_steps", lambda _: None)
+    monkeypatch.setattr(studies.roles, "compiling_s", lambda: 100.0 * len(asked))  # at each request
+    counts = cycle([1, 1, 2, 2, 2])  # each is loaded twice, for the sake of a library
+    monkeypatch.setattr(studies, "_libraries", lambda: next(counts))
+    compiled = replace(QUICK_ONE, runtime=Runtime(compiled=True))
+    results, _ = run(tenant, ledger, QUICK_ONE, compiled)
+    assert 100 < results[1].first_request_s < 110  # the second time it was compiled already
+    assert results[0].environment.get("compile_s") is None
+    # Its first request, everything once, three to warm up and one to look at.
+    assert results[1].environment["compile_s"] >= 600
+    for block in (*results[0].blocks, *results[1].blocks):
+        assert block.disturbed == "torch.compile was at work"
 
 
 @pytest.mark.parametrize(("value", "told"), [(math.nan, "nan"), (math.inf, "inf|nan")])

@@ -56,6 +56,13 @@ def test_whatever_differs_makes_another_key(name):
     assert key(replace(TRIAL, **{name: OTHER[name]}), SETTING) != key(TRIAL, SETTING)
 
 
+def test_a_name_tells_what_was_done_and_how_it_is_run():
+    pruned = replace(TRIAL, quantization="nf4", pruning="wanda", sparsity=0.3, batch_size=4)
+    assert str(pruned) == "nf4, wanda 0.3, batch 4"
+    run = Runtime("bfloat16", compiled=True, static_cache=True)
+    assert str(replace(TRIAL, runtime=run)) == "bf16, compiled, static cache, batch 1"
+
+
 def test_pruning_makes_another_key_and_so_does_more_of_it():
     pruned = [replace(TRIAL, pruning="l1", sparsity=sparsity) for sparsity in (0.2, 0.3)]
     pruned.append(replace(TRIAL, pruning="wanda", sparsity=0.3))
