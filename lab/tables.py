@@ -195,9 +195,9 @@ def exhibits(
         language_column: as of `table`.
     Raises: MediaError, PathError.
     """
-    shown = frame.drop(columns=["image", "audio"])
     if frame.empty:
-        return table(shown, caption=caption)
+        return table(frame, caption=caption)
+    shown = frame.drop(columns=["image", "audio"])
     columns = [_plain(shown[name]) for name in shown]
     places = [_decimals(column) for column in columns]
     languages = _languages(shown, language_column)
