@@ -235,7 +235,7 @@ class Outcome:
                     Metric(
                         "consistency_delta",
                         value.value,
-                        unit="",
+                        unit="score",
                         n=next(
                             len(a.scores)
                             for a in one.agreements
@@ -567,7 +567,7 @@ def _metrics(agreement: Agreement, of: Mapping[str, Any], limit: Limit) -> Itera
     yield Metric(
         "consistency",
         agreement.score.value,
-        unit="",
+        unit="score",
         n=n,
         ci=agreement.score[1:],
         labels=labels,
@@ -576,7 +576,7 @@ def _metrics(agreement: Agreement, of: Mapping[str, Any], limit: Limit) -> Itera
         needed=agreement.needed,
     )
     yield Metric(
-        "cosine", agreement.cosine.value, unit="", n=n, ci=agreement.cosine[1:], labels=labels
+        "cosine", agreement.cosine.value, unit="cosine", n=n, ci=agreement.cosine[1:], labels=labels
     )
 
 

@@ -304,6 +304,7 @@ def test_every_metric_has_its_labels_n_and_limit(study):
         assert metric.verdict == slo.judge(
             slo.Limit.parse("> 0.9"), value=metric.value, ci=metric.ci
         )
+    assert all(metric.unit for metric in found.metrics)
     kinds = {one.labels["pair"]: one.labels.get("query") for one in by_name["consistency"]}
     assert kinds["speech_output"] == "speech"
     assert kinds["image_input"] == "image_text"
