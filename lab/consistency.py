@@ -256,21 +256,20 @@ def detect(
     if lost := [name for name in planted if name not in places]:
         raise ParameterError(message("a plant must be about an item of the sample", got=lost[0]))
     found = np.full(len(sample.items), np.nan)
-    found[[places[name] for name in planted]] = list(planted.values())
+    found[[places[name] for name in planted]] = np.round(list(planted.values()), _PLACES)
     have = ~np.isnan(found)
     if have.sum() < len(planted) or not np.isfinite(found[have]).all():
         raise ParameterError(message("a similarity must be finite", got=kind, place=sample.pair))
     value = float(stats.share_below(sample.matched, found[have]).mean())
-    codes = {name: code for code, name in enumerate(dict.fromkeys(sample.groups))}
-    of = np.array([codes[name] for name in sample.groups])
-    members = [np.flatnonzero(of == code) for code in range(len(codes))]
-    rng, draws = np.random.default_rng(seed), []
-    for _ in range(_DRAWS if len(members) > 1 else 0):
-        rows = np.concatenate([members[at] for at in rng.integers(len(members), size=len(members))])
-        some = found[rows]
-        if (seen := some[~np.isnan(some)]).size:
-            draws.append(stats.share_below(sample.matched[rows], seen).mean())
-    low, high = np.quantile(draws, [0.025, 0.975]) if draws else (math.nan, math.nan)
+    member = _members(sample.groups)  # (n, groups)
+    closer = sample.matched[:, None] - found[have]
+    wins = member.T @ ((1 + np.sign(closer)) / 2) @ member[have]  # (groups, groups)
+    n = member.shape[1]
+    drawn = np.random.default_rng(seed).integers(n, size=(_DRAWS if n > 1 else 0, n))
+    times = np.array([np.bincount(one, minlength=n) for one in drawn]).reshape(-1, n)
+    pairs = (times @ member.sum(axis=0)) * (times @ member[have].sum(axis=0))
+    draws = ((times @ wins) * times).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
+    low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (math.nan, math.nan)
     bar = float(np.quantile(sample.matched, ALARMS, method="lower"))
     return Detection(
         pair=sample.pair,
@@ -287,18 +286,23 @@ def detect(
 
 def _pseudovalues(sample: Sample, scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return scores, each moved by what its group has moved all of them as a part of the pools."""
-    codes = {name: code for code, name in enumerate(dict.fromkeys(sample.groups))}
-    of = np.array([codes[name] for name in sample.groups])
-    moved = np.zeros(len(codes))
+    member = _members(sample.groups)
+    moved = np.zeros(member.shape[1])
     pools = [(sample.other, sample.other_of)]
     pools += [(sample.near, sample.near_of)] if sample.sees_details else []
     for values, places in pools:
         closer = 1 - stats.share_below(values, sample.matched)  # share of items, of each pair
         by_chance = (closer - closer.mean()) / (len(values) * len(pools))
         in_turn = np.arange(len(values))[:, None] % len(scores)
-        for members in (places if places.size else in_turn).T:
-            np.add.at(moved, of[members], by_chance)
-    return scores + (moved * len(scores) / np.bincount(of))[of]
+        for of in (places if places.size else in_turn).T:
+            moved += np.bincount(of, by_chance, minlength=len(scores)) @ member
+    return scores + member @ (moved * len(scores) / member.sum(axis=0))
+
+
+def _members(groups: Sequence[str]) -> NDArray[np.float64]:
+    """Return 1 where an item is of a group, else 0: (items, groups)."""
+    codes = {name: code for code, name in enumerate(dict.fromkeys(groups))}
+    return np.eye(len(codes))[[codes[name] for name in groups]]
 
 
 def _mean(

@@ -7,6 +7,7 @@ shown.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -547,9 +548,21 @@ def _ask(
     if "batch" not in asked.pairs:
         return told, None
     words = {role: model for role, model in given.items() if role == "vlm"}
-    # In turns, so that some of each table and language are among them.
-    some = sorted(items, key=lambda one: one.image != "")[: asked.alone]
-    return told, accounts.tell(some, words, batch_size=1, heard={}, **shared)
+    return told, accounts.tell(
+        _in_turns(items)[: asked.alone], words, batch_size=1, heard={}, **shared
+    )
+
+
+def _in_turns(items: Sequence[Item]) -> list[Item]:
+    """Return those that can be asked, so that the first are some of each table and language."""
+    turns: Counter[tuple[str, str]] = Counter()
+
+    def turn(one: Item) -> int:
+        of = (one.id.partition(":")[0], one.language)
+        turns[of] += 1
+        return turns[of]
+
+    return sorted((one for one in items if accounts.forms_of(one, hears=False)), key=turn)
 
 
 def _try(
@@ -732,6 +745,15 @@ def _sentences(found: Outcome) -> Iterator[str]:
         )
     yield from _blamed(found.blames)
     yield from _cured(found.gains)
+    compared = {a.sample.pair for one in found.tried for a in one.agreements}
+    for pair in found.plan.pairs:
+        if pair == "baseline" and len(found.tried) == 1:
+            yield "baseline is not compared: there is no other configuration."
+        elif pair not in compared:
+            yield (
+                f"{_name(pair)} is not compared: in no language are there two items about "
+                "different subjects that have both accounts."
+            )
     yield from found.plan.left_out
 
 

@@ -80,13 +80,7 @@ def table(frame: pd.DataFrame, *, caption: str, language_column: str | None = No
             with that language (those that hold other than ASCII characters, for zh and ja).
     Raises: ParameterError if the frame has no such column.
     """
-    if language_column is not None and language_column not in frame.columns:
-        raise ParameterError(
-            message(
-                f"language_column must be one of {', '.join(map(str, frame.columns))}",
-                got=language_column,
-            )
-        )
+    languages = _languages(frame, language_column)
     summary = f"Table: {caption} ({len(frame)} row{'' if len(frame) == 1 else 's'})"
     if frame.empty:
         return Html(f'<p class="lab-none"><strong>{_text(caption)}</strong>: none</p>', summary)
@@ -95,7 +89,6 @@ def table(frame: pd.DataFrame, *, caption: str, language_column: str | None = No
     with_index = frame.index.name is not None or not isinstance(frame.index, pd.RangeIndex)
     columns = [_plain(frame.iloc[:, position]) for position in range(frame.shape[1])]
     places = [_decimals(column) for column in columns]
-    languages = _languages(frame, language_column)
     head = [_head(_label(frame.index.name), numeric=False)] if with_index else []
     head += [
         _head(_label(name), numeric=_is_numeric(column))
@@ -193,11 +186,11 @@ def exhibits(
         corpus: the tenant's.
         data: what its media must be like.
         language_column: as of `table`.
-    Raises: MediaError, PathError.
+    Raises: MediaError, PathError; ParameterError as `table`.
     """
-    shown = frame.drop(columns=["image", "audio"])
     if frame.empty:
-        return table(shown, caption=caption)
+        return table(frame, caption=caption)
+    shown = frame.drop(columns=["image", "audio"])
     columns = [_plain(shown[name]) for name in shown]
     places = [_decimals(column) for column in columns]
     languages = _languages(shown, language_column)
@@ -207,7 +200,8 @@ def exhibits(
         for name, column in zip(shown.columns, columns, strict=True)
     ]
     rows = []
-    for at, (image, audio) in enumerate(zip(frame["image"], frame["audio"], strict=True)):
+    media_paths = zip(_plain(frame["image"]), _plain(frame["audio"]), strict=True)
+    for at, (image, audio) in enumerate(media_paths):
         media_of = _image(image, corpus, data) + _audio(audio, corpus, data)
         cells = [f'<td class="lab-media">{media_of or _MISSING}</td>']
         cells += [
@@ -218,7 +212,7 @@ def exhibits(
     return Html(_box(caption, head, rows), f"Items: {caption} ({len(frame)})")
 
 
-def _image(path: str, corpus: Corpus, data: DataSettings) -> str:
+def _image(path: str | None, corpus: Corpus, data: DataSettings) -> str:
     if not path:
         return ""
     file = io.BytesIO()
@@ -229,7 +223,7 @@ def _image(path: str, corpus: Corpus, data: DataSettings) -> str:
     return f'<img src="data:image/jpeg;base64,{content}" alt="{_text(path)}">'
 
 
-def _audio(path: str, corpus: Corpus, data: DataSettings) -> str:
+def _audio(path: str | None, corpus: Corpus, data: DataSettings) -> str:
     if not path:
         return ""
     where = corpus.media_path(path)
@@ -410,6 +404,9 @@ def _language_mark(text: str, language: str | None) -> str:
 def _languages(frame: pd.DataFrame, column: str | None) -> list[str | None]:
     if column is None:
         return [None] * len(frame)
+    if column not in frame.columns:
+        known = ", ".join(map(str, frame.columns))
+        raise ParameterError(message(f"language_column must be one of {known}", got=column))
     return [value if value in HTML_LANGUAGES else None for value in map(str, frame[column])]
 
 

@@ -32,6 +32,8 @@ class Yardstick:
         """
         self._encoder, self._progress = encoder, progress
         self._vectors: dict[tuple[str, str], NDArray[np.float64] | None] = {}
+        (any_text,) = encoder.ask([Query(text="1")])
+        self._nothing = np.zeros(len(any_text.vector))
 
     def vectors(self, texts: Sequence[str], languages: Sequence[str]) -> NDArray[np.float64]:
         """Return a unit vector of each text, (n, width); zeros for what is alike to nothing.
@@ -43,9 +45,8 @@ class Yardstick:
         keys = list(zip(texts, languages, strict=True))
         self._make(dict.fromkeys(keys))
         found = [self._vectors[key] for key in keys]
-        width = next((len(one) for one in found if one is not None), 1)
-        nothing = np.zeros(width)
-        return np.array([nothing if one is None else one for one in found]).reshape(-1, width)
+        rows = [self._nothing if one is None else one for one in found]
+        return np.array(rows).reshape(-1, len(self._nothing))
 
     def similarity(
         self, first: Sequence[str], second: Sequence[str], languages: Sequence[str]

@@ -59,6 +59,21 @@ def test_what_was_said_goes_on_as_words(text, heard, words):
     assert vlm.asked[0].language == "en"
 
 
+@pytest.mark.parametrize(
+    ("text", "said", "words"),
+    [
+        ("", "", ""),
+        ("红色的吗？", "红色的吗", "红色的吗？"),
+        ("ＡＢＣ", "abc!", "ＡＢＣ"),
+        ("In red?", "In blue?", "In red?\nIn blue?"),
+        ("#1", "1", "#1\n1"),
+        ("\ud800", "\ud800", "\ud800"),
+    ],
+)
+def test_what_is_said_too_is_given_once(text, said, words):
+    assert assistants.together(text, said) == words
+
+
 def test_the_order_is_kept_and_only_recordings_are_heard():
     vlm, asr = Stand(), Stand(Answer(text="said"))
     replies = reply(

@@ -322,6 +322,26 @@ def test_plants_that_are_as_alike_are_guessed():
     assert (found.auc, found.caught) == ((0.5, 0.5, 0.5), 0)
 
 
+def test_a_plant_that_differs_beyond_what_vectors_can_hold_is_a_tie():
+    one = sample([0.9, 0.8])
+    found = detect(one, {"joint:1": 0.8 - 1e-9}, kind="swapped", seed=0)
+    assert found.auc.value == 0.75
+
+
+def test_intervals_draw_whole_groups():
+    """As a plain loop over draws does it."""
+    rng = np.random.default_rng(9)
+    one = sample(rng.normal(0.8, 0.1, 40), size=4)
+    planted = dict(zip(one.items[::3], rng.normal(0.75, 0.1, 14).round(6), strict=True))
+    draws, at = [], np.arange(40).reshape(10, 4)
+    for _ in range(1_000):
+        rows = at[rng.integers(10, size=10)].ravel()
+        bad = [planted[one.items[row]] for row in rows if one.items[row] in planted]
+        draws.append((one.matched[rows][:, None] > bad).mean())
+    found = detect(one, planted, kind="swapped", seed=0).auc
+    assert [found.low, found.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.03)
+
+
 def test_one_group_has_no_interval():
     found = detect(sample([0.9, 0.8], size=2), {"joint:1": 0.1}, kind="swapped", seed=0)
     assert found.auc.value == 1

@@ -86,6 +86,18 @@ def test_what_is_wrong_is_said(wrong, told):
         of(**wrong)
 
 
+@pytest.mark.parametrize("known", [["a", "b"], {"a": 1, "b": 2}])
+def test_names_are_checked_together(known):
+    designs.check(["b", "a"], "letters", known)
+    with pytest.raises(ParameterError) as caught:
+        designs.check(["c", "a", "a"], "letters", known)
+    assert "letters must be among a, b, got 'c'" in str(caught.value)
+    assert "letters must differ, got 'a twice'" in str(caught.value)
+    for wrong in ([], "a", None, ()):
+        with pytest.raises(ParameterError, match="letters must be a list with at least one of a"):
+            designs.check(wrong, "letters", known)
+
+
 def test_a_tenant_without_a_suite_is_told_so():
     nothing = replace(RESOLVED, settings=RESOLVED.settings.model_copy(update={"suite": None}))
     with pytest.raises(ParameterError, match="suite must name the models that are measured"):

@@ -215,6 +215,14 @@ def test_silence_and_another_language_are_alike_to_nothing():
     assert found.sample.matched == pytest.approx([1, 0, 0])
 
 
+def test_answers_that_are_all_in_another_language_are_alike_to_nothing():
+    items = [asked(at) for at in range(3)]
+    told = answered(items, "speech", lambda one: f"the answer to {one.text} is here")
+    told.answers["text"] = dict.fromkeys(told.answers["speech"], "今天几点关门呢请问一下")
+    (found,) = put("speech_output", items, told)
+    assert found.sample.matched.tolist() == found.sample.ideal.tolist() == [0, 0, 0]
+
+
 def test_hostile_text_is_compared_as_any_other():
     said = ["<script>x</script>", "$\\frac{1}{0}$ {{7*7}}", "\x1b[31m\x00", "a b" * 3_000, "\ud800"]
     items = [asked(at, said=text) for at, text in enumerate(said)]

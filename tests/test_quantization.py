@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from lab import lessons, models, quantization
 from lab.errors import ParameterError
@@ -119,6 +120,42 @@ def test_it_answers_in_words_without_a_word_of_its_libraries(loaded, name, caplo
         )
     assert all(answer.text and not answer.error for answer in answers)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("name", [one for one in ON_A_CPU if quantization.METHODS[one].bits == 4])
+def test_images_are_answered_in_4_bits(loaded, name):
+    """Layers whose rows are no multiple of 32 fail on a fused path of some CPUs."""
+    image = Image.new("RGB", (512, 512), "red")
+    model = loaded["vlm", name]
+    answers = model.ask(
+        [Query(text=QUESTIONS[0], image=image), Query(text=QUESTIONS[1])],
+        batch_size=1,
+        generation=Generation(most=4),
+    )
+    assert all(answer.text and not answer.error for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [((64, 128), True), ((160, 128), True), ((40, 128), False), ((64, 96), False)],
+)
+def test_layers_of_odd_shapes_take_no_fused_path_and_come_to_the_same(shape, fits):
+    import bitsandbytes
+    import torch
+
+    torch.manual_seed(0)
+    rows, width = shape
+    layer = bitsandbytes.nn.Linear4bit(width, rows, compute_dtype=torch.bfloat16, quant_type="nf4")
+    exact = layer.weight.data.clone()
+    module = torch.nn.Sequential(layer, torch.nn.LayerNorm(rows)).to("cpu")
+    able = bool(layer.support_avx512bf16_for_cpu)  # of this CPU
+    quantization.once_loaded(module, "nf4")
+    assert bool(layer.support_avx512bf16_for_cpu) == (able and fits)
+    given = torch.randn(3, width, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        found = layer.eval()(given).float()
+    wanted = given.float() @ exact.T + layer.bias.float()
+    assert torch.nn.functional.cosine_similarity(found, wanted).min() > 0.98
 
 
 # --- operators ------------------------------------------------------------------------------------

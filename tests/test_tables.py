@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 import struct
 import subprocess
@@ -13,9 +14,11 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup, Tag
 from matplotlib.figure import Figure
+from PIL import Image
 
-from lab import slo, tables
-from lab.errors import ParameterError, printable
+from lab import corpus, params, slo, tables
+from lab.errors import ParameterError, PathError, printable
+from lab.media import MediaError
 
 HOSTILE = [
     "<script>window.pwned=1</script>",
@@ -274,6 +277,114 @@ class TestPicture:
         assert soup.img["alt"] == printable(text)
         assert sorted(soup.img.attrs) == ["alt", "height", "src", "width"]
         assert soup.find(["script", "svg"]) is None
+
+
+@pytest.fixture(scope="module")
+def resolved(sound_project):
+    return params.load("medical", root=sound_project)
+
+
+@pytest.fixture(scope="module")
+def data(resolved):
+    return corpus.load(resolved)
+
+
+class TestExhibits:
+    @pytest.fixture
+    def show(self, data, resolved):
+        def exhibits(frame, caption="Worst", language_column="language"):
+            return tables.exhibits(
+                frame,
+                caption=caption,
+                corpus=data,
+                data=resolved.settings.data,
+                language_column=language_column,
+            )
+
+        return exhibits
+
+    def rows(self, data, **more):
+        first = data.tables["joint"][0]
+        row = {
+            "score": 0.25,
+            "said": "はい",
+            "language": "ja",
+            "image": first["image_path"],
+            "audio": first["audio_path"],
+        }
+        return pd.DataFrame([row | more])
+
+    def test_image_and_recording_stand_beside_the_words(self, data, show):
+        html = show(self.rows(data))
+        soup = parsed(html)
+        head, body = soup.find_all("tr")
+        assert texts(head) == ["item", "score", "said", "language"]
+        assert texts(body) == ["", "0.250", "はい", "ja"]
+        first = data.tables["joint"][0]
+        image = Image.open(io.BytesIO(base64.b64decode(soup.img["src"].partition(",")[2])))
+        assert (image.format, image.size) == ("JPEG", (256, 256))
+        assert soup.img["alt"] == first["image_path"]
+        sound = base64.b64decode(soup.audio["src"].partition(",")[2])
+        assert sound == data.media_path(first["audio_path"]).read_bytes()
+        assert (soup.audio["preload"], soup.audio["aria-label"]) == ("none", first["audio_path"])
+        assert [cell.get("lang") for cell in body.find_all("td")][2] == "ja"
+        assert repr(html) == "Items: Worst (1)"
+
+    @pytest.mark.parametrize("nothing", ["", None, math.nan])
+    def test_neither_is_a_dash(self, data, show, nothing):
+        (_, body) = parsed(show(self.rows(data, image=nothing, audio=nothing))).find_all("tr")
+        assert texts(body) == ["–", "0.250", "はい", "ja"]
+
+    @pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame({"image": [], "audio": []})])
+    def test_empty_says_none(self, show, frame):
+        assert parsed(show(frame)).get_text() == "Worst: none"
+
+    @pytest.mark.parametrize("kind", ["image", "audio"])
+    @pytest.mark.parametrize(
+        "path", ["../../../../etc/passwd", "/etc/passwd", "images/../../x.jpg"]
+    )
+    def test_paths_that_lead_out_of_the_corpus_are_refused(self, data, show, kind, path):
+        with pytest.raises(PathError):
+            show(self.rows(data, **{kind: path}))
+
+    def test_links_are_not_followed(self, data, show, tmp_path):
+        link = data.folder / "images" / "link.jpg"
+        link.symlink_to("/etc/passwd")
+        try:
+            with pytest.raises((PathError, MediaError)):
+                show(self.rows(data, image="images/link.jpg"))
+        finally:
+            link.unlink()
+
+    def test_what_is_no_image_or_recording_is_refused(self, data, show):
+        first = data.tables["joint"][0]
+        for wrong in ({"image": first["audio_path"]}, {"audio": first["image_path"]}):
+            with pytest.raises(MediaError):
+                show(self.rows(data, **wrong))
+
+    def test_input_is_unmodified(self, data, show):
+        frame = self.rows(data)
+        before = frame.copy(deep=True)
+        show(frame)
+        pd.testing.assert_frame_equal(frame, before)
+
+    def test_unknown_language_column(self, data, show):
+        with pytest.raises(ParameterError, match="language_column must be one of score, said"):
+            show(self.rows(data), language_column="b")
+
+    @pytest.mark.parametrize("text", [*HOSTILE, "<b>" * 4_000])
+    def test_text_stays_text(self, data, show, text):
+        frame = self.rows(data, said=text, language=text).rename(columns={"said": text})
+        soup = parsed(show(frame, caption=text))
+        safe = printable(text)
+        head, body = soup.find_all("tr")
+        assert texts(head) == ["item", "score", safe, "language"]
+        assert texts(body) == ["", "0.250", safe, safe]
+        assert {tag.name for tag in soup.find_all(True)} <= {
+            "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "img", "audio",
+        }  # fmt: skip
+        assert sorted(soup.img.attrs) == ["alt", "src"]
+        assert sorted(soup.audio.attrs) == ["aria-label", "controls", "preload", "src"]
 
 
 class TestSentencesAndHtml:
