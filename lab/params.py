@@ -310,7 +310,7 @@ def notebook_parameters(resolved: Resolved, notebook: str) -> dict[str, Any]:
 def read_plain(
     path: Path, *, shown_as: str, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read a YAML 1.2 mapping as plain Python, and where each of its key paths stands.
+    """Read a YAML 1.2 file as plain Python, and where each of its key paths stands.
 
     Returns: the values, and of each path, such as ``data.max_rows``, its place, ``file:line``.
     Raises: as `read_yaml`; ParameterError also if it nests too deep or holds too many values, which
@@ -319,6 +319,12 @@ def read_plain(
     places: dict[str, str] = {}
     document = read_yaml(path, shown_as=shown_as, max_bytes=max_bytes)
     return _plain(document, (), shown_as, places), places
+
+
+def parse_plain(text: str, *, shown_as: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Do as `read_plain` with what stands in a file, or is to."""
+    places: dict[str, str] = {}
+    return _plain(_parse(text, shown_as), (), shown_as, places), places
 
 
 def read_yaml(path: Path, *, shown_as: str, max_bytes: int = MAX_FILE_BYTES) -> CommentedMap:
