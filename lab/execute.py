@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -111,7 +111,11 @@ class _Process:
 
 @dataclass
 class Batch:
-    """One call of ``lab run``: tenants x notebooks, carried out by at most ``jobs`` workers."""
+    """One call of ``lab run``: tenants x notebooks, carried out by at most ``jobs`` workers.
+
+    ``asked``, if given, says which notebooks of which tenants instead, as (tenant, notebook), and
+    for each the overrides that come before those of all.
+    """
 
     root: Path
     tenants: Sequence[str]
@@ -122,6 +126,7 @@ class Batch:
     force: bool = False
     ray_address: str | None = None
     show: Callable[[Event], None] = lambda event: None
+    asked: Mapping[tuple[str, str], Sequence[str]] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -171,10 +176,17 @@ class Batch:
     def _plan(self) -> list[_Task]:
         tasks = []
         for tenant in self.tenants:
-            resolved = params.load(
-                tenant, profile=self.profile, overrides=self.overrides, root=self.root
-            )
-            tasks += [_Task(resolved, notebook) for notebook in self.notebooks]
+            known: dict[tuple[str, ...], params.Resolved] = {}
+            for notebook in self.notebooks:
+                own = () if self.asked is None else self.asked.get((tenant, notebook))
+                if own is None:
+                    continue
+                overrides = (*own, *self.overrides)
+                if overrides not in known:
+                    known[overrides] = params.load(
+                        tenant, profile=self.profile, overrides=overrides, root=self.root
+                    )
+                tasks.append(_Task(known[overrides], notebook))
         # Those that run side by side go first: no core is idle between two that run alone.
         tasks.sort(key=lambda task: task.alone)
         return [task for task in tasks if self._must_run(task)]
@@ -264,7 +276,7 @@ class Batch:
             profile=self.profile,
             parameters=params.notebook_parameters(task.resolved, task.notebook),
             key_parts=_parts(task),
-            reproduce=reproduce(task.tenant, task.notebook, self.profile, self.overrides),
+            reproduce=reproduce(task.tenant, task.notebook, self.profile, task.resolved.overrides),
             cell_timeout_s=execution.cell_timeout_s,
             kernel_start_s=execution.kernel_start_s,
             threads=threads,
