@@ -11,6 +11,7 @@ import difflib
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 
 from lab.errors import MissingError, ParameterError, UsageError, message, printable, shown
 from lab.slo import Limit
@@ -355,13 +356,16 @@ def read_yaml(path: Path, *, shown_as: str, max_bytes: int = MAX_FILE_BYTES) -> 
 
 def _parse(text: str, shown_as: str) -> CommentedMap:
     try:
-        document = YAML(typ="rt", pure=True).load(io.StringIO(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # the latest counts, as in YAML
+            document = YAML(typ="rt", pure=True).load(io.StringIO(text))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         first = (error.problem or error.context or "not YAML").strip().splitlines()[0]
         raise ParameterError(f"{shown_as}:{line}: not valid YAML: {printable(first)}") from error
-    except (YAMLError, RecursionError, ValueError) as error:
-        raise ParameterError(f"{shown_as}: not valid YAML: {printable(str(error))}") from error
+    except Exception as error:  # ruamel lets through whatever it stumbles over in odd files
+        told = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ParameterError(f"{shown_as}: not valid YAML: {printable(told)}") from error
     if document is None:
         return CommentedMap()
     if not isinstance(document, CommentedMap):

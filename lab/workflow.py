@@ -318,7 +318,7 @@ class _Reader:
             if target not in targets:
                 wanted = f"must be a tuning or monitoring node: {', '.join(targets) or 'none here'}"
                 near = _near(target, targets)
-                if target in types:
+                if isinstance(target, str) and target in types:
                     remedy = "an input is there or not, nothing leads to it"
                 else:
                     remedy = near and f"did you mean {near}?"

@@ -120,11 +120,17 @@ def test_a_mistake_in_another_profile_is_found_too(project):
         ),
         ("- a\n- b", "not valid YAML"),
         ("a: \x00", "not valid YAML"),
+        ("? {a: [1]}\n: 2", "not valid YAML"),
     ],
 )
 def test_broken_yaml_is_one_clear_message(project, text, expected):
     add(project, "tenants/medical.yaml", f"\n{text}\n")
     assert expected in problems(project)
+
+
+def test_an_anchor_may_be_used_again(project):
+    add(project, "tenants/medical.yaml", "\nsample: {faq: &a 3, images: &a 4, speech: *a}\n")
+    assert params.load("medical", root=project).settings.sample.speech == 4
 
 
 def test_a_tag_is_told_with_its_line(project):

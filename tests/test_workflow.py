@@ -261,6 +261,7 @@ def test_a_workflow_may_do_without_what_its_rules_do_not_need():
          "not, got 'text_input.completed'; write .present"),
         ("tune.completed", "tune.completed &", 26, "rule 2.condition: a condition must end or go "
          "on with && or ||, got '&' (character 16); write &&"),
+        ("next_node: watch", "next_node: {a: [1]}", 27, "rule 2.next_node: must be a tuning or "),
         ("tune.completed", "true", 26, "rule 2.condition: must be a text, got True"),
         ("condition: tune", "conditions: tune", 26, "rule 2.conditions: unknown key; did you mean "
          "condition?"),
