@@ -9,7 +9,7 @@ them, so that ``lab --help`` is quick. Exit codes: 0 done, 1 something failed an
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +32,8 @@ from lab.tenants import find_root, known_tenants
 from lab.terminal import bar, err, out, short
 
 if TYPE_CHECKING:
-    from lab.execute import Event
+    from lab.execute import Event, Outcome
+    from lab.nodes import Override
 
 app = typer.Typer(
     name="lab",
@@ -192,6 +193,14 @@ def run(
             "ray.address, or a Ray of this machine.",
         ),
     ] = None,
+    workflow: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Run what this workflow leads to, such as params/tune_workflow.yaml, with what it "
+            "sets; it chooses the notebooks, so not with --notebook. --set overrides it.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be used, and whence; run nothing.")
     ] = False,
@@ -200,31 +209,120 @@ def run(
     from lab import execute, runs
 
     root = find_root()
+    if workflow is not None and notebook:
+        raise UsageError(
+            message(
+                "--workflow chooses the notebooks itself",
+                got=f"--notebook {notebook[0]} too",
+                remedy="leave one of them out",
+            )
+        )
     chosen = execute.choose(notebook or [], runs.notebooks(root))
     names = list(dict.fromkeys(tenants or known_tenants(root)))
+
+    def carry_out(asked: Mapping[tuple[str, str], Sequence[str]] | None) -> list[Outcome]:
+        books = chosen if asked is None else sorted({book for _, book in asked})
+        with _run_progress() as show:
+            batch = execute.Batch(
+                root=root,
+                tenants=names,
+                notebooks=books,
+                profile=profile,
+                overrides=set_ or [],
+                jobs=jobs,
+                force=force,
+                ray_address=ray_address,
+                show=show,
+                asked=asked,
+            )
+            return batch.run()
+
+    if workflow is not None:
+        _follow(workflow, names, profile, set_ or [], root, None if dry_run else carry_out)
+        return
     if dry_run:
         for tenant in names:
             _show_settings(tenant, profile, set_ or [], chosen, root)
         return
-    with _run_progress() as show:
-        batch = execute.Batch(
-            root=root,
-            tenants=names,
-            notebooks=chosen,
-            profile=profile,
-            overrides=set_ or [],
-            jobs=jobs,
-            force=force,
-            ray_address=ray_address,
-            show=show,
-        )
-        outcomes = batch.run()
+    _conclude(carry_out(None), root)
+
+
+def _conclude(outcomes: Sequence[Outcome], root: Path, *, failed: bool = False) -> None:
+    """Write the indexes and say how it went; exit with 1 if something failed."""
     index = _write_indexes(root)
-    failed = [outcome for outcome in outcomes if outcome.status in ("failed", "interrupted")]
-    done = len(outcomes) - len(failed)
-    out.print(Text(f"{done} of {len(outcomes)} reports are good; open {index}"), soft_wrap=True)
-    if failed:
+    good = [one for one in outcomes if one.status not in ("failed", "interrupted")]
+    text = f"{len(good)} of {len(outcomes)} reports are good; open {index}"
+    out.print(Text(text), soft_wrap=True)
+    if failed or len(good) < len(outcomes):
         raise SystemExit(1)
+
+
+def _follow(
+    file: Path,
+    tenants: Sequence[str],
+    profile: str,
+    overrides: list[str],
+    root: Path,
+    carry_out: Callable[[Mapping[tuple[str, str], Sequence[str]]], list[Outcome]] | None,
+) -> None:
+    """Run what a workflow leads to, or without ``carry_out`` only show it."""
+    from lab import stages
+    from lab import workflow as files
+
+    flow = files.load(file, shown_as=printable(short(file.resolve(), root)))
+    for note in flow.notes:
+        out.print(Text(printable(note)), soft_wrap=True)
+    found = stages.examine(flow, tenants, profile=profile, overrides=overrides, root=root)
+    outcomes: list[Outcome] = []
+
+    def run(asked: stages.Asked) -> list[tuple[str, str]]:
+        if carry_out is None:
+            return []
+        if any(one.status == "interrupted" for one in outcomes):
+            tell("interrupted: nothing more is run")
+            return list(asked)
+        ended = carry_out({name: [*map(str, given)] for name, given in asked.items()})
+        outcomes.extend(ended)
+        bad = [one for one in ended if one.status in ("failed", "interrupted")]
+        return [(one.tenant, one.notebook) for one in bad]
+
+    def tell(text: str) -> None:
+        out.print(Text(printable(text)), soft_wrap=True)
+
+    course = stages.follow(flow, found, carry_out=run, tell=tell)
+    if carry_out is not None:
+        if flow.monitor:
+            _show_watched(flow.monitor.metrics, outcomes, root)
+        _conclude(outcomes, root, failed=bool(course.failed))
+        return
+    for tenant in tenants:
+        own = {book: given for (slug, book), given in course.asked.items() if slug == tenant}
+        if own:
+            _show_settings(tenant, profile, overrides, list(own), root, own)
+    if course.failed:
+        raise SystemExit(1)
+
+
+def _show_watched(metrics: Sequence[str], outcomes: Sequence[Outcome], root: Path) -> None:
+    """Count the verdicts of the figures that a workflow watches."""
+    from lab import indexes, runs
+    from lab.tenants import Tenant
+
+    verdicts = ("pass", "fail", "insufficient")
+    table = Table("tenant", "watched", "figures", *verdicts, "no limit", box=None)
+    for tenant in dict.fromkeys(one.tenant for one in outcomes):
+        records = [
+            record
+            for one in outcomes
+            if one.tenant == tenant
+            for record in indexes.read_entry(runs.Files(Tenant(tenant, root), one.notebook)).metrics
+        ]
+        for name in metrics:
+            mine = [record["verdict"] for record in records if record["name"] == name]
+            counts = [str(mine.count(one)) for one in (*verdicts, None)]
+            table.add_row(tenant, name, str(len(mine)), *counts)
+    if table.row_count:
+        out.print(table)
 
 
 @app.command()
@@ -241,22 +339,37 @@ def _write_indexes(root: Path) -> Path:
 
 
 def _show_settings(
-    tenant: str, profile: str, overrides: list[str], notebooks: list[str], root: Path
+    tenant: str,
+    profile: str,
+    overrides: list[str],
+    notebooks: list[str],
+    root: Path,
+    own: Mapping[str, Sequence[Override]] | None = None,
 ) -> None:
-    """Print every setting with the place it comes from, the notebooks' parameters last."""
+    """Print every setting with the place it comes from, the notebooks' parameters last.
+
+    ``own`` is what a workflow sets for each notebook.
+    """
     from lab import params, runs
 
-    resolved = params.load(tenant, profile=profile, overrides=overrides, root=root)
+    def resolve(notebook: str) -> tuple[params.Resolved, dict[str, str]]:
+        given = (own or {}).get(notebook, ())
+        texts = [*map(str, given), *overrides]
+        resolved = params.load(tenant, profile=profile, overrides=texts, root=root)
+        return resolved, {**resolved.origins, **{one.key: one.place for one in given}}
+
     table = Table("setting", "value", "from", title=f"{tenant}, profile {profile}", box=None)
+    resolved, origins = resolve(notebooks[0] if notebooks else "")
     values = resolved.settings.model_dump(mode="json", exclude={"notebooks"})
     for path, value in _flatten(values):
-        table.add_row(path, Text(str(value)), resolved.origins.get(path, "default"))
+        table.add_row(path, Text(str(value)), origins.get(path, "default"))
     for notebook in notebooks:
+        resolved, origins = resolve(notebook)
         given = params.notebook_parameters(resolved, notebook)
         for name, value in {**runs.declared(root, notebook), **given}.items():
-            origin = resolved.origins.get(f"notebooks.{notebook}.{name}")
+            origin = origins.get(f"notebooks.{notebook}.{name}")
             if origin is None:
-                origin = resolved.origins.get(name, "command line" if name in given else notebook)
+                origin = origins.get(name, "command line" if name in given else notebook)
             table.add_row(f"{notebook}: {name}", Text(str(value)), origin)
     out.print(table)
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -117,7 +117,11 @@ class _Process:
 
 @dataclass
 class Batch:
-    """One call of ``lab run``: tenants x notebooks, carried out by at most ``jobs`` workers."""
+    """One call of ``lab run``: tenants x notebooks, carried out by at most ``jobs`` workers.
+
+    ``asked``, if given, says which notebooks of which tenants instead, as (tenant, notebook), and
+    for each the overrides that come before those of all.
+    """
 
     root: Path
     tenants: Sequence[str]
@@ -128,6 +132,7 @@ class Batch:
     force: bool = False
     ray_address: str | None = None
     show: Callable[[Event], None] = lambda event: None
+    asked: Mapping[tuple[str, str], Sequence[str]] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -177,10 +182,17 @@ class Batch:
     def _plan(self) -> list[_Task]:
         tasks = []
         for tenant in self.tenants:
-            resolved = params.load(
-                tenant, profile=self.profile, overrides=self.overrides, root=self.root
-            )
-            tasks += [_Task(resolved, notebook) for notebook in self.notebooks]
+            known: dict[tuple[str, ...], params.Resolved] = {}
+            for notebook in self.notebooks:
+                own = () if self.asked is None else self.asked.get((tenant, notebook))
+                if own is None:
+                    continue
+                overrides = (*own, *self.overrides)
+                if overrides not in known:
+                    known[overrides] = params.load(
+                        tenant, profile=self.profile, overrides=overrides, root=self.root
+                    )
+                tasks.append(_Task(known[overrides], notebook))
         # Those that run side by side go first: no core is idle between two that run alone.
         tasks.sort(key=lambda task: (task.last, task.alone))
         planned: list[_Task] = []
@@ -294,7 +306,7 @@ class Batch:
             parameters=params.notebook_parameters(task.resolved, task.notebook),
             key_parts=_parts(task),
             models=_models(task.resolved),
-            reproduce=reproduce(task.tenant, task.notebook, self.profile, self.overrides),
+            reproduce=reproduce(task.tenant, task.notebook, self.profile, task.resolved.overrides),
             cell_timeout_s=execution.cell_timeout_s,
             kernel_start_s=execution.kernel_start_s,
             threads=threads,

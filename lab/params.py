@@ -11,6 +11,7 @@ import difflib
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 
 from lab.errors import MissingError, ParameterError, UsageError, message, printable, shown
 from lab.slo import Limit
@@ -308,7 +309,27 @@ def notebook_parameters(resolved: Resolved, notebook: str) -> dict[str, Any]:
     }
 
 
-def read_yaml(path: Path, *, shown_as: str) -> CommentedMap:
+def read_plain(
+    path: Path, *, shown_as: str, max_bytes: int = MAX_FILE_BYTES
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read a YAML 1.2 file as plain Python, and where each of its key paths stands.
+
+    Returns: the values, and of each path, such as ``data.max_rows``, its place, ``file:line``.
+    Raises: as `read_yaml`; ParameterError also if it nests too deep or holds too many values, which
+        aliases can make of a small file, or one that is neither text, number, true, false nor null.
+    """
+    places: dict[str, str] = {}
+    document = read_yaml(path, shown_as=shown_as, max_bytes=max_bytes)
+    return _plain(document, (), shown_as, places), places
+
+
+def parse_plain(text: str, *, shown_as: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Do as `read_plain` with what stands in a file, or is to."""
+    places: dict[str, str] = {}
+    return _plain(_parse(text, shown_as), (), shown_as, places), places
+
+
+def read_yaml(path: Path, *, shown_as: str, max_bytes: int = MAX_FILE_BYTES) -> CommentedMap:
     """Read a YAML 1.2 mapping with line numbers; nothing in it can run code.
 
     Raises: MissingError, or ParameterError (not UTF-8, too large, not YAML, a repeated key, an
@@ -316,14 +337,14 @@ def read_yaml(path: Path, *, shown_as: str) -> CommentedMap:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+            raw = file.read(max_bytes + 1)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise MissingError(
             message("a settings file must exist", got=shown_as, remedy="create it")
         ) from error
-    if len(raw) > MAX_FILE_BYTES:
+    if len(raw) > max_bytes:
         raise ParameterError(
-            message(f"a settings file must be at most {MAX_FILE_BYTES} bytes", got=shown_as)
+            message(f"a settings file must be at most {max_bytes} bytes", got=shown_as)
         )
     try:
         text = raw.decode("utf-8-sig")
@@ -336,13 +357,16 @@ def read_yaml(path: Path, *, shown_as: str) -> CommentedMap:
 
 def _parse(text: str, shown_as: str) -> CommentedMap:
     try:
-        document = YAML(typ="rt", pure=True).load(io.StringIO(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # the latest counts, as in YAML
+            document = YAML(typ="rt", pure=True).load(io.StringIO(text))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         first = (error.problem or error.context or "not YAML").strip().splitlines()[0]
         raise ParameterError(f"{shown_as}:{line}: not valid YAML: {printable(first)}") from error
-    except (YAMLError, RecursionError, ValueError) as error:
-        raise ParameterError(f"{shown_as}: not valid YAML: {printable(str(error))}") from error
+    except Exception as error:  # ruamel lets through whatever it stumbles over in odd files
+        told = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ParameterError(f"{shown_as}: not valid YAML: {printable(told)}") from error
     if document is None:
         return CommentedMap()
     if not isinstance(document, CommentedMap):
@@ -369,9 +393,7 @@ def _known(slug: str, root: Path) -> Tenant:
 
 def _read_layer(path: Path, root: Path) -> _Layer:
     shown_as = path.relative_to(root).as_posix()
-    document = read_yaml(path, shown_as=shown_as)
-    places: dict[str, str] = {}
-    return _Layer(_plain(document, (), shown_as, places), places)
+    return _Layer(*read_plain(path, shown_as=shown_as))
 
 
 def _plain(node: Any, path: tuple[str, ...], file: str, places: dict[str, str]) -> Any:
@@ -381,15 +403,20 @@ def _plain(node: Any, path: tuple[str, ...], file: str, places: dict[str, str]) 
     if len(places) > _MAX_VALUES:  # aliases can make a small file endless
         raise ParameterError(f"{file}: settings must hold at most {_MAX_VALUES} values")
     if getattr(getattr(node, "tag", None), "value", None) is not None:
+        dotted = ".".join(path)
         raise ParameterError(
             message(
-                "a value must not bear a tag", got=node.tag.value, place=f"{file}: {'.'.join(path)}"
+                "a value must not bear a tag",
+                got=node.tag.value,
+                place=f"{places.get(dotted, file)}: {dotted}",
+                remedy="quote it if it is a text that begins with !",
             )
         )
     if isinstance(node, CommentedMap):
         result = {}
         for key, value in node.items():
-            line = node.lc.key(key)[0] + 1
+            # A key that << brings along stands elsewhere; it is told where the mapping is.
+            line = (node.lc.key(key)[0] if key in (node.lc.data or ()) else node.lc.line) + 1
             if not isinstance(key, str):
                 raise ParameterError(message("a key must be text", got=key, place=f"{file}:{line}"))
             places[".".join((*path, key))] = f"{file}:{line}"

@@ -138,6 +138,12 @@ def draw(
     return Drawn(tuple(map(read, chosen)), tuple(map(read, rest[:calibration])))
 
 
+def source(kind: Kind) -> tuple[str, tuple[str, ...]]:
+    """Return the table that requests of a kind come from, and what of text, image, audio it has."""
+    found = _SOURCES[kind]
+    return found.table, tuple(one for one in ("text", "image", "audio") if getattr(found, one))
+
+
 def available(corpus: Corpus, kind: Kind, *, languages: Sequence[str]) -> int:
     """Return how many requests of a kind a corpus holds in these languages; 0 without its table."""
     source = _SOURCES[kind]

@@ -106,6 +106,102 @@ def test_a_demo_corpus_is_made_once(project):
     assert "may only replace a demo corpus" in third.stderr
 
 
+# --- lab run --workflow ---------------------------------------------------------------------------
+
+WORKFLOW = "params/tune_workflow.yaml"
+
+
+@pytest.fixture
+def lead(root, project):
+    """A project whose notebooks are the shipped ones, and a corpus of one question."""
+    shutil.copytree(root / "notebooks", project / "notebooks", dirs_exist_ok=True)
+    faq(project, [GOOD_ROW])
+    return project
+
+
+def edit(project, old, new):
+    path = project / WORKFLOW
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+def test_a_workflow_says_what_it_leads_to_and_whence(lead):
+    outcome = lab(lead, "run", "medical", "--workflow", WORKFLOW, "--dry-run")
+    assert outcome.returncode == 0, outcome.stderr
+    told = outcome.stdout.splitlines()
+    assert f"{WORKFLOW}:30: optimize_model.cache: is kept, but the lab has no cache yet: " in (
+        outcome.stdout
+    )
+    assert "medical: the corpus has faq" in told
+    books = "02_quantization, 03_pruning, 04_batch_size_sweep"
+    assert f"medical: optimize_model leads to {books}" in told
+    assert "medical: prometheus_monitor leads to 05_consistency" in told
+    sizes = next(line for line in told if line.split()[:2] == ["02_quantization:", "batch_sizes"])
+    assert sizes.split()[2:] == ["[8]", f"{WORKFLOW}:27"]
+    queries = [line.split()[2] for line in told if " queries " in line]
+    assert queries == ["['text']", "['text']"]  # no picture to ask about
+    assert not any("01_data_analysis" in line for line in told)
+    assert not list(lead.glob("reports/*/*.html"))
+
+
+def test_set_comes_after_a_workflow(lead):
+    words = ["--dry-run", "--set", "notebooks.02_quantization.batch_sizes=[2]"]
+    outcome = lab(lead, "run", "medical", "--workflow", WORKFLOW, *words)
+    line = next(one for one in outcome.stdout.splitlines() if " batch_sizes " in one)
+    assert line.split()[2:] == ["[2]", "--set"]
+
+
+def test_a_workflow_chooses_the_notebooks_itself(lead):
+    outcome = lab(lead, "run", "--workflow", WORKFLOW, "--notebook", "02")
+    assert outcome.returncode == 2
+    assert "--workflow chooses the notebooks itself, got '--notebook 02 too'" in outcome.stderr
+
+
+def test_every_problem_of_a_workflow_is_one_line(lead):
+    edit(lead, "quantization: 4bit", "quantization: 3bit")
+    edit(lead, "format: jpeg", "format: png")
+    edit(lead, "condition: optimize_model.completed", "condition: optimise_model.completed")
+    outcome = lab(lead, "run", "medical", "--workflow", WORKFLOW)
+    assert outcome.returncode == 1
+    lines = [line.removeprefix("error: ").strip() for line in outcome.stderr.splitlines()]
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"{WORKFLOW}:{at}" for at in (15, 26, 39)
+    ]
+    assert "Traceback" not in outcome.stderr
+    assert not (lead / "reports" / "medical" / "02_quantization.html").exists()
+
+
+def test_a_workflow_that_contradicts_a_tenant_runs_nothing(lead):
+    edit(lead, "512x512", "10x10")
+    outcome = lab(lead, "run", "--workflow", WORKFLOW)
+    assert outcome.returncode == 1
+    assert outcome.stderr.count(f"{WORKFLOW}:16: image_input.resolution: must be 512x512") == 3
+    assert "got 10x10; change one of them" in outcome.stderr
+
+
+def test_a_workflow_without_a_rule_that_fires_says_so(lead):
+    faq(lead, [])
+    outcome = lab(lead, "run", "medical", "--workflow", WORKFLOW)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "medical: no rule fires, so nothing is run" in outcome.stdout
+    assert "0 of 0 reports are good" in outcome.stdout
+
+
+@pytest.mark.parametrize("file", ["none.yaml", "params"])
+def test_a_workflow_that_is_not_there_is_told(lead, file):
+    outcome = lab(lead, "run", "medical", "--workflow", file)
+    assert outcome.returncode == 1
+    assert f"a settings file must exist, got '{file}'" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_tenant_without_a_corpus_fails_a_workflow(lead):
+    outcome = lab(lead, "run", "education", "--workflow", WORKFLOW)
+    assert outcome.returncode == 1
+    assert "education: a corpus must be a folder" in outcome.stdout
+
+
 def test_the_doctor_says_what_follows(root):
     outcome = lab(root, "doctor")
     assert outcome.returncode == 0, outcome.stdout

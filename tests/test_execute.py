@@ -167,6 +167,71 @@ def test_a_bad_end_is_a_failure_and_the_others_finish(make_project, cells, words
     assert lab(project, "run", "--notebook", "02_good").returncode == 0
 
 
+WORKFLOW = ["--workflow", "params/tune_workflow.yaml"]
+
+
+@pytest.fixture
+def lead(make_project):
+    """A project for whose workflow there are 02 and 05, and only 02 is led to by the tuning."""
+    project = make_project({"01_toy": GOOD}, tenants=("medical", "education"))
+    declare(project, "02_quantization", "methods: list = []\nqueries: list = []", GOOD)
+    declare(project, "05_consistency", "methods: list = []", GOOD)
+    file = project / "params" / "tune_workflow.yaml"
+    lines = file.read_text("utf-8").splitlines()
+    kept = [line for line in lines if "batch_size" not in line and "pruning_ratio" not in line]
+    file.write_text("\n".join(kept), "utf-8")
+    return project
+
+
+def declare(project, name, parameters, cells):
+    path = project / "notebooks" / f"{name}.ipynb"
+    write_notebook(path, cells)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source += f"\n{parameters}"
+    nbformat.write(notebook, path)
+
+
+def test_a_workflow_runs_what_its_rules_lead_to(lead):
+    told = ["assert methods == ['fp32', 'nf4'] and queries == ['text'], (methods, queries)"]
+    declare(lead, "02_quantization", "methods: list = []\nqueries: list = []", told + GOOD)
+    first = lab(lead, "run", *WORKFLOW)
+    assert first.returncode == 0, first.stderr
+    for tenant in ("medical", "education"):
+        assert record(lead, "02_quantization", tenant)["status"] == "ok"
+        assert record(lead, "05_consistency", tenant)["status"] == "ok"
+        assert not (lead / "reports" / tenant / "01_toy.html").exists()
+    assert "4 of 4 reports are good" in first.stdout
+    assert "notebooks.02_quantization.methods=" in html(lead, "02_quantization")
+    second = lab(lead, "run", *WORKFLOW)
+    assert second.stderr.count("reused  nothing has changed") == 4
+
+
+def test_a_workflow_goes_on_only_for_tenants_whose_notebooks_ended_well(lead):
+    told = ["assert tenant == 'education'"]
+    declare(lead, "02_quantization", "methods: list = []\nqueries: list = []", told + GOOD)
+    outcome = lab(lead, "run", *WORKFLOW)
+    assert outcome.returncode == 1
+    assert "medical: prometheus_monitor is not reached: optimize_model.completed is not met" in (
+        outcome.stdout
+    )
+    assert not (lead / "reports" / "medical" / "05_consistency.html").exists()
+    assert record(lead, "05_consistency", "education")["status"] == "ok"
+
+
+def test_a_workflow_that_is_interrupted_starts_nothing_more(lead):
+    slow = ["import time", "tenant == 'medical' or open('at-work', 'w').close()"]
+    slow += ["tenant == 'medical' or time.sleep(60)"]
+    declare(lead, "02_quantization", "methods: list = []\nqueries: list = []", slow + GOOD)
+    run = start(lead, "medical", "education", *WORKFLOW)
+    assert wait_for((lead / "at-work").exists, 60)
+    run.send_signal(signal.SIGINT)
+    told, errors = run.communicate(timeout=60)
+    assert run.returncode == 1, errors
+    assert record(lead, "02_quantization", "medical")["status"] == "ok"
+    assert "interrupted: nothing more is run" in told
+    assert not (lead / "reports" / "medical" / "05_consistency.html").exists()
+
+
 def test_a_failure_keeps_the_last_good_report(make_project):
     project = make_project({"01_toy": GOOD})
     assert lab(project, "run").returncode == 0

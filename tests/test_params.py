@@ -120,11 +120,33 @@ def test_a_mistake_in_another_profile_is_found_too(project):
         ),
         ("- a\n- b", "not valid YAML"),
         ("a: \x00", "not valid YAML"),
+        ("? {a: [1]}\n: 2", "not valid YAML"),
     ],
 )
 def test_broken_yaml_is_one_clear_message(project, text, expected):
     add(project, "tenants/medical.yaml", f"\n{text}\n")
     assert expected in problems(project)
+
+
+def test_an_anchor_may_be_used_again(project):
+    add(project, "tenants/medical.yaml", "\nsample: {faq: &a 3, images: &a 4, speech: *a}\n")
+    assert params.load("medical", root=project).settings.sample.speech == 4
+
+
+def test_a_tag_is_told_with_its_line(project):
+    add(project, "tenants/medical.yaml", "\nsuite: !x y\n")
+    lines = (project / "params" / "tenants" / "medical.yaml").read_text("utf-8").splitlines()
+    assert f"params/tenants/medical.yaml:{lines.index('suite: !x y') + 1}: suite" in problems(
+        project
+    )
+
+
+def test_keys_that_are_merged_in_count_as_the_mappings_own(project):
+    add(project, "tenants/medical.yaml", "\nscale: &s {faq: 3}\nsample:\n  <<: *s\n  images: 4\n")
+    assert "scale: unknown key" in problems(project)
+    path = project / "params" / "tenants" / "medical.yaml"
+    path.write_text("sample: &s {faq: 3}\ndata: {<<: *s}\n", "utf-8")
+    assert "params/tenants/medical.yaml:2: data.faq: unknown key" in problems(project)
 
 
 def test_values_mean_what_yaml_1_2_says(project):
