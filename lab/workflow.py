@@ -405,7 +405,7 @@ class _Reader:
             return None
         if isinstance(value.given, str) and value.given in known:
             return value.given
-        near = _near(value.given, known)
+        near = _near(value.given, known, cutoff=0.8)  # 3bit is as much like 8bit as like 4bit
         value.refuse(f"must be one of {', '.join(known)}", near and f"did you mean {near}?")
         return None
 
@@ -512,11 +512,12 @@ def _is_name(name: Any) -> bool:
     )
 
 
-def _near(given: Any, known: Sequence[str]) -> str:
+def _near(given: Any, known: Sequence[str], *, cutoff: float = 0.6) -> str:
     """Return which of the known a person may have meant, or nothing."""
     if not isinstance(given, str):
         return ""
-    return next(iter(difflib.get_close_matches(given[:_MAX_NAME_CHARS].lower(), known, n=1)), "")
+    near = difflib.get_close_matches(given[:_MAX_NAME_CHARS].lower(), known, n=1, cutoff=cutoff)
+    return near[0] if near else ""
 
 
 def _said(fact: Fact) -> str:

@@ -326,6 +326,13 @@ def test_all_problems_come_at_once_in_the_order_of_the_file():
     assert lines == [4, 11, 18, 23, 28]
 
 
+def test_no_value_is_suggested_that_is_merely_as_short():
+    (found,) = problems(changed("4bit", "3bit"))
+    assert found.endswith("got '3bit'")
+    (found,) = problems(changed("4bit", "4bits"))
+    assert found.endswith("got '4bits'; did you mean 4bit?")
+
+
 def test_a_rule_that_fires_only_if_a_node_fails_is_sound():
     text = changed("tune.completed", "text_input.present && !tune.completed")
     assert workflow.parse(text).steps == ("tune", "watch")
