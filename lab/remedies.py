@@ -293,9 +293,7 @@ def _gains(
         for language, sample in earlier.items():
             if language not in later or later[language].items != sample.items:
                 continue
-            same = replace(
-                later[language], other=sample.other, near=sample.near, ideal=sample.ideal
-            )
+            same = replace(sample, matched=later[language].matched)
             first, second = (
                 consistency.agree(one, limit=_NO_CHANGE, seed=seed) for one in (sample, same)
             )
