@@ -191,6 +191,8 @@ def change(
 ) -> tuple[Interval, Verdict]:
     """Return how much higher the second scores than the first, paired item by item, and a verdict.
 
+    Where details are seen in one of the two only, their scores are of two scales: no pass then.
+
     Raises: ShapeError if the two are not about the same items.
     """
     if before.sample.items != after.sample.items:
@@ -198,7 +200,10 @@ def change(
         raise ShapeError(message("agreements that are compared must be about the same", got=got))
     gained = after.pseudovalues - before.pseudovalues
     found = _mean(gained, after.sample.groups, lowest=-1.0, seed=seed)
-    return found, slo.judge(limit, value=found.value, ci=found[1:])
+    verdict = slo.judge(limit, value=found.value, ci=found[1:])
+    if verdict == "pass" and before.sample.sees_details != after.sample.sees_details:
+        verdict = "insufficient"
+    return found, verdict
 
 
 def separation(matched: ArrayLike, other: ArrayLike) -> float:

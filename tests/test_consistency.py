@@ -271,6 +271,16 @@ def test_a_change_is_paired_item_by_item():
     assert verdict == "fail"
 
 
+def test_a_gain_that_is_one_of_the_scale_is_none():
+    pool = {"near": [0.7, 0.9] * 450}
+    fine = agree(sample(np.full(900, 0.8), **pool), limit=LIMIT, seed=0)
+    coarse = agree(sample(np.full(900, 0.8), **pool, ideal=[0.8]), limit=LIMIT, seed=0)
+    assert (fine.sample.sees_details, coarse.sample.sees_details) == (True, False)
+    gained, verdict = change(fine, coarse, limit=FALLS, seed=0)
+    assert (gained.value, verdict) == (0.25, "insufficient")
+    assert change(coarse, fine, limit=FALLS, seed=0)[1] == "fail"
+
+
 def test_a_change_is_about_the_same_items():
     one, two = (agree(sample(np.ones(n)), limit=LIMIT, seed=0) for n in (2, 3))
     with pytest.raises(ShapeError, match="about the same, got '2 and 3 items'"):
