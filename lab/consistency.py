@@ -52,7 +52,6 @@ LEAST_POWER = 0.75  # probability with which accounts that agree must be closer 
 ALARMS = 0.05  # share of sound pairs that may be taken for inconsistent, when detection is told
 
 _PLACES = 6  # of a similarity: vectors are float32, and equal texts must be equally alike
-_DRAWS = 1_000  # of groups, for the intervals of detection
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +163,10 @@ def agree(sample: Sample, *, limit: Limit, seed: int) -> Agreement:
     subject = stats.share_below(sample.matched, sample.other)
     detail = stats.share_below(sample.matched, sample.near) if len(sample.near) else None
     scores = (subject + detail) / 2 if sample.sees_details else subject
-    pseudovalues = _pseudovalues(sample, scores)
-    wide = _mean(pseudovalues, sample.groups, lowest=0.0, seed=seed)
-    ends = (max(0.0, wide.low), min(1.0, wide.high)) if math.isfinite(wide.low) else wide[1:]
-    score = Interval(float(scores.mean()), *ends)
+    pools = [(sample.other, sample.other_of)]
+    pools += [(sample.near, sample.near_of)] if sample.sees_details else []
+    pseudovalues = _pseudovalues(sample, scores, pools)
+    score = _share(scores, pseudovalues, sample.groups, seed=seed)
     verdict, needed = slo.judge(limit, value=score.value, ci=score[1:]), None
     if not sample.sees_subjects:
         verdict = "insufficient"  # more items would not help
@@ -192,6 +191,8 @@ def change(
 ) -> tuple[Interval, Verdict]:
     """Return how much higher the second scores than the first, paired item by item, and a verdict.
 
+    Where details are seen in one of the two only, their scores are of two scales: no pass then.
+
     Raises: ShapeError if the two are not about the same items.
     """
     if before.sample.items != after.sample.items:
@@ -199,7 +200,10 @@ def change(
         raise ShapeError(message("agreements that are compared must be about the same", got=got))
     gained = after.pseudovalues - before.pseudovalues
     found = _mean(gained, after.sample.groups, lowest=-1.0, seed=seed)
-    return found, slo.judge(limit, value=found.value, ci=found[1:])
+    verdict = slo.judge(limit, value=found.value, ci=found[1:])
+    if verdict == "pass" and before.sample.sees_details != after.sample.sees_details:
+        verdict = "insufficient"
+    return found, verdict
 
 
 def separation(matched: ArrayLike, other: ArrayLike) -> float:
@@ -260,22 +264,15 @@ def detect(
     have = ~np.isnan(found)
     if have.sum() < len(planted) or not np.isfinite(found[have]).all():
         raise ParameterError(message("a similarity must be finite", got=kind, place=sample.pair))
-    value = float(stats.share_below(sample.matched, found[have]).mean())
-    member = _members(sample.groups)  # (n, groups)
-    closer = sample.matched[:, None] - found[have]
-    wins = member.T @ ((1 + np.sign(closer)) / 2) @ member[have]  # (groups, groups)
-    n = member.shape[1]
-    drawn = np.random.default_rng(seed).integers(n, size=(_DRAWS if n > 1 else 0, n))
-    times = np.array([np.bincount(one, minlength=n) for one in drawn]).reshape(-1, n)
-    pairs = (times @ member.sum(axis=0)) * (times @ member[have].sum(axis=0))
-    draws = ((times @ wins) * times).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
-    low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (math.nan, math.nan)
+    scores = stats.share_below(sample.matched, found[have])
+    pool = (found[have], np.flatnonzero(have)[:, None])
+    auc = _share(scores, _pseudovalues(sample, scores, [pool]), sample.groups, seed=seed)
     bar = float(np.quantile(sample.matched, ALARMS, method="lower"))
     return Detection(
         pair=sample.pair,
         language=sample.language,
         planted=kind,
-        auc=Interval(value, float(low), float(high)),
+        auc=auc,
         caught=float((found[have] < bar).mean()),
         n=int(have.sum()),
     )
@@ -284,12 +281,14 @@ def detect(
 # --- shared ---------------------------------------------------------------------------------------
 
 
-def _pseudovalues(sample: Sample, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _pseudovalues(
+    sample: Sample,
+    scores: NDArray[np.float64],
+    pools: Sequence[tuple[NDArray[np.float64], NDArray[np.intp]]],
+) -> NDArray[np.float64]:
     """Return scores, each moved by what its group has moved all of them as a part of the pools."""
     member = _members(sample.groups)
     moved = np.zeros(member.shape[1])
-    pools = [(sample.other, sample.other_of)]
-    pools += [(sample.near, sample.near_of)] if sample.sees_details else []
     for values, places in pools:
         closer = 1 - stats.share_below(values, sample.matched)  # share of items, of each pair
         by_chance = (closer - closer.mean()) / (len(values) * len(pools))
@@ -297,6 +296,19 @@ def _pseudovalues(sample: Sample, scores: NDArray[np.float64]) -> NDArray[np.flo
         for of in (places if places.size else in_turn).T:
             moved += np.bincount(of, by_chance, minlength=len(scores)) @ member
     return scores + member @ (moved * len(scores) / member.sum(axis=0))
+
+
+def _share(
+    scores: NDArray[np.float64],
+    pseudovalues: NDArray[np.float64],
+    groups: Sequence[str],
+    *,
+    seed: int,
+) -> Interval:
+    """Return a mean of shares with the interval of its pseudovalues, as far as shares can go."""
+    wide = _mean(pseudovalues, groups, lowest=0.0, seed=seed)
+    ends = (max(0.0, wide.low), min(1.0, wide.high)) if math.isfinite(wide.low) else wide[1:]
+    return Interval(float(scores.mean()), *ends)
 
 
 def _members(groups: Sequence[str]) -> NDArray[np.float64]:

@@ -108,7 +108,7 @@ def detection(rows: pd.DataFrame, *, title: str = "What is seen of planted fault
             places = np.array([kinds.index(one) for one in own["planted"]])
             shift = 0.2 * (number - (len(languages) - 1) / 2)
             middle = own["auc"].to_numpy(dtype=float)
-            ends = [middle - own["low"].to_numpy(), own["high"].to_numpy() - middle]
+            ends = [middle - own["low"].clip(lower=0), own["high"].clip(upper=1) - middle]
             axis.errorbar(
                 middle,
                 places + shift,

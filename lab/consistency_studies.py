@@ -721,6 +721,13 @@ def _sentences(found: Outcome) -> Iterator[str]:
     for one in found.tried:
         if one.problem:
             yield f"{one.method} could not be asked: {printable(one.problem)}."
+        if one.accounts.problems:
+            where, why = next(iter(one.accounts.problems.items()))
+            count = len(one.accounts.problems)
+            yield (
+                f"{one.method}: {count} of the queries could not be answered and count as silence, "
+                f"such as {printable(where)}: {printable(why)}."
+            )
         for verdict, words in (
             ("fail", f"misses {limit}"),
             ("insufficient", "is open"),

@@ -175,7 +175,11 @@ def test_a_pair_without_near_misses_is_drawn():
     png(plots.calibration(frame[frame["of"] != "near"]))
 
 
-def test_a_plant_without_an_interval_is_drawn():
+def test_a_plant_without_an_interval_is_drawn_from_end_to_end():
+    figure = plots.detection(power().assign(low=-np.inf, high=np.inf))
+    png(figure)
+    (bars,) = figure.axes[0].containers[0].lines[2]
+    assert [part[:, 0].tolist() for part in bars.get_segments()] == [[0, 1]] * len(KINDS)
     png(plots.detection(power().assign(low=np.nan, high=np.nan)))
 
 

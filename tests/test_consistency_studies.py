@@ -384,6 +384,17 @@ def test_errors_of_the_lab_are_no_results(study, knowing):
         study(methods=["fp32", "bf16"], pairs=["languages"])
 
 
+def test_queries_that_could_not_be_answered_are_told(study, knowing, monkeypatch):
+    def short(method, role, query, real=knowing.answer):
+        return Answer(error="too long\x1b[31m") if query.image else real(method, role, query)
+
+    monkeypatch.setattr(knowing, "answer", short)
+    found = study(pairs=["image_output"], items=9)
+    assert {a.verdict for a in found.tried[0].agreements} == {"insufficient"}
+    assert "fp32: 9 of the queries could not be answered and count as silence" in words(found)
+    assert "text+image: too long\\x1b[31m." in words(found)
+
+
 def test_nothing_to_compare_is_refused(study, data):
     empty = replace(data, tables={"images": data.tables["images"]})
     with pytest.raises(ParameterError, match=r"a pair of accounts to compare, got 'joint, batch'"):
