@@ -1,7 +1,7 @@
 """Whether a tenant's words stand anywhere that belongs to another tenant.
 
 Owns the strings that are looked for, the places, and the share of probes without a leak. Reads what
-belongs to others only to see whether a string is in it; no word of it is kept or shown.
+belongs to others only to see whether a string is in it, and knows nothing of it afterwards.
 """
 
 from __future__ import annotations
