@@ -348,6 +348,7 @@ def table(studies: Sequence[Comparisons]) -> pd.DataFrame:
                     "configuration": result.trial.name,
                     "status": result.status,
                     "quality holds": one.eligible,
+                    "consistency": _least_alike(one),
                     "p50 (s)": p50.value,
                     "calls": p50.n,
                     "times as fast": speed.value if speed else math.nan,
@@ -364,6 +365,12 @@ def table(studies: Sequence[Comparisons]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _least_alike(one: Standing) -> float:
+    """Return how far the answers are the baseline's, in the language where they are least."""
+    found = [metric.value for metric in one.metrics if metric.name == "consistency"]
+    return min(found, default=math.nan)
 
 
 def changes(studies: Sequence[Comparisons]) -> pd.DataFrame:

@@ -62,6 +62,18 @@ def metric(standing, name, **labels):
     return found[0]
 
 
+def test_the_overview_has_the_consistency_of_the_language_where_it_is_least():
+    answers = judged(1, 1, 1, agreement=1.0)
+    other = (answers[0], replace(answers[1], agreement=0.25), replace(answers[2], agreement=0.5))
+    frame = comparisons.table(
+        [compared(result(BASE, quality=answers), result(SMALL, quality=other))]
+    )
+    assert frame["consistency"].tolist() == [1.0, 0.25]
+    broken = result(SMALL, status="error", problem="it broke", quality=(), blocks=(), baseline=())
+    frame = comparisons.table([compared(result(BASE), broken)])
+    assert math.isnan(frame["consistency"][1])
+
+
 def test_figures_are_those_of_the_contract():
     base = compared(result(BASE)).baseline
     assert metric(base, "latency_p50").value == pytest.approx(0.1005)
