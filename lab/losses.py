@@ -138,12 +138,13 @@ def _asr(engine: Engine) -> Loss:
     module = engine.module
 
     def losses(examples: Sequence[Example]) -> Losses:
-        inputs = engine.processor(
-            audio=[one.query.audio for one in examples],
-            sampling_rate=SAMPLING_RATE_HZ,
-            return_tensors="pt",
-            return_attention_mask=True,
-        )
+        with torch.autocast("cpu", enabled=False):  # the spectrum must reach numpy, in float32
+            inputs = engine.processor(
+                audio=[one.query.audio for one in examples],
+                sampling_rate=SAMPLING_RATE_HZ,
+                return_tensors="pt",
+                return_attention_mask=True,
+            )
         rows = [dictation(engine, one) for one in examples]
         ids, wanted = (
             torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in some], batch_first=True)

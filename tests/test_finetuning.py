@@ -417,6 +417,11 @@ def test_a_model_in_bfloat16_learns_and_stays_in_it(made, tmp_path, rank):
     )
 
 
+def test_a_speech_model_computes_in_bfloat16_and_hears_in_float32(made, tmp_path):
+    tuned = tune(loaded(made, "asr"), tmp_path, replace(SLOW, bf16=True))
+    assert np.isfinite(tuned.losses).all()
+
+
 @pytest.mark.parametrize("rank", [None, 4], ids=["whole", "lora"])
 @pytest.mark.parametrize("method", ["nf4", "int8", "torchao_int8"])
 def test_a_quantized_model_cannot_learn(made, tmp_path, rank, method):
