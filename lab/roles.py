@@ -86,8 +86,9 @@ def finite(engine: Engine) -> Iterator[None]:
 
     def look(_module: Any, _given: Any, out: Any) -> None:
         logits = getattr(out, "logits", None)
-        if logits is not None:
-            _refuse_not_finite(engine, "logits", logits, place=f"a batch of {len(logits)}")
+        if logits is not None:  # the last are those that a token is chosen by
+            last, place = logits[:, -1], f"a batch of {len(logits)}"
+            _refuse_not_finite(engine, "logits", last, place=place)
 
     hook = engine.module.register_forward_hook(look)
     try:

@@ -339,17 +339,8 @@ def code_digest() -> str:
     whole = hashlib.sha256()
     for name in (
         *("assistants", "layers", "machine", "matching", "measurement", "media", "memory"),
-        *(
-            "models",
-            "normalisation",
-            "pruning",
-            "quality",
-            "quantization",
-            "queries",
-            "requests",
-            "roles",
-        ),
-        *("services", "slimming", "stats", "studies", "trials"),
+        *("models", "normalisation", "pruning", "quality", "quantization", "queries", "requests"),
+        *("roles", "services", "slimming", "stats", "studies", "trials"),
     ):
         whole.update(name.encode() + b"\0" + (folder / f"{name}.py").read_bytes())
     return f"sha256:{whole.hexdigest()}"

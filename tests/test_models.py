@@ -8,7 +8,9 @@ import math
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -253,6 +255,17 @@ class TestNumbers:
         assert not any(one.error for one in answers)
         if what == "logits":
             assert [one.text for one in answers] != before
+
+    @pytest.mark.parametrize("place", [0, 2])
+    def test_only_those_that_a_token_is_chosen_by_count(self, place):
+        """Where a prompt is padded, attention may have nothing to look at."""
+        logits = torch.zeros(2, 3, 4)
+        logits[1, place, 0] = math.nan
+        module = torch.nn.Identity()
+        engine = roles.Engine("vlm", None, module, None)
+        refused = pytest.raises(NumberError, match="a batch of 2") if place == 2 else nullcontext()
+        with roles.finite(engine), refused:
+            module(SimpleNamespace(logits=logits))
 
 
 class TestRefused:
