@@ -42,7 +42,9 @@ def matrix(rows: pd.DataFrame, *, limit: str, title: str = "Consistency") -> Fig
             ],
         }
     )
-    return plots.fields(fields, title=f"{title}: ✓ {limit}, ✗ not, ? open; score, 95 %, items")
+    return plots.fields(
+        fields, title=f"{title}: ✓ {limit}, ✗ not, ? open; score, 95 % interval, items"
+    )
 
 
 @styled

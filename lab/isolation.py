@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,7 +100,7 @@ def canaries(corpus: Corpus, *, seed: int, most: int = CANARIES) -> tuple[str, .
 
 
 def probe(
-    strings: Sequence[str], *, owner: Tenant, others: Sequence[Tenant], ledger: Ledger
+    strings: Sequence[str], *, owner: Tenant, others: Mapping[Tenant, Path], ledger: Ledger
 ) -> Probed:
     """Look for a tenant's strings in the notebooks, reports, caches and ledger of others.
 
@@ -109,15 +109,13 @@ def probe(
     Args:
         strings: of the owner.
         owner: whose they are.
-        others: tenants.
+        others: tenants, and the folder of each one's data.
         ledger: of all.
     """
     places, leaks = 0, []
     own = [one for one in strings if one]
-    for other in others:
-        if other.slug == owner.slug:
-            continue
-        theirs = _within(own, _files(other.root / "data" / other.slug, ("json", "csv", "yaml")))
+    for other, data in others.items():
+        theirs = _within(own, _files(data, ("json", "csv", "yaml")))
         theirs |= _within(own, [other.params_file])
         wanted = [one for one in own if one not in theirs]
         for path in _files(other.reports, None) + _files(other.cache, None):

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 _LOCAL_LINK = re.compile(r"(?!//)[\w./-]*(?:#[\w.-]*)?")  # no scheme, no host, no query
 _DATA_IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
+_DATA_AUDIO = re.compile(r"data:audio/wav;base64,[A-Za-z0-9+/]+={0,2}")
 # fmt: off
 _TAGS = frozenset({
-    "a", "abbr", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "del",
-    "details", "div", "dl", "dt", "em", "figcaption", "figure", "hr", "i", "img", "ins", "kbd",
-    "li", "mark", "ol", "p", "pre", "q", "s", "samp", "small", "span", "strong", "sub", "summary",
-    "sup", "table", "tbody", "td", "tfoot", "th", "thead", "time", "tr", "u", "ul", "var", "wbr",
+    "a", "abbr", "audio", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd",
+    "del", "details", "div", "dl", "dt", "em", "figcaption", "figure", "hr", "i", "img", "ins",
+    "kbd", "li", "mark", "ol", "p", "pre", "q", "s", "samp", "small", "span", "strong", "sub",
+    "summary", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "time", "tr", "u", "ul",
+    "var", "wbr",
 })
 _DROPPED_WHOLE = frozenset({  # not even the text inside is kept
     "embed", "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "select",
@@ -39,6 +41,7 @@ _DROPPED_WHOLE = frozenset({  # not even the text inside is kept
 _ATTRIBUTES = {
     "*": frozenset({"class", "lang", "title", "role", "aria-label", "aria-hidden"}),
     "a": frozenset({"href"}),
+    "audio": frozenset({"src", "controls", "preload"}),
     "div": frozenset({"tabindex"}),
     "img": frozenset({"src", "alt", "width", "height"}),
     "td": frozenset({"colspan", "rowspan"}),
@@ -52,7 +55,8 @@ _ATTRIBUTE_VALUES = {
     "tabindex": re.compile(r"0"),
     "aria-hidden": re.compile(r"true|false"),
     "href": _LOCAL_LINK,
-    "src": _DATA_IMAGE,
+    "controls": re.compile(r""),
+    "preload": re.compile(r"none"),
     "width": re.compile(r"\d{1,5}"),
     "height": re.compile(r"\d{1,5}"),
     "colspan": re.compile(r"\d{1,3}"),
@@ -101,6 +105,8 @@ def _cleaner() -> nh3.Cleaner:
 
     def keep(tag: str, attribute: str, value: str) -> str | None:
         rule = _ATTRIBUTE_VALUES.get(attribute)
+        if attribute == "src":
+            rule = _DATA_AUDIO if tag == "audio" else _DATA_IMAGE
         return value if rule is None or rule.fullmatch(value) else None
 
     return nh3.Cleaner(
@@ -108,13 +114,13 @@ def _cleaner() -> nh3.Cleaner:
         clean_content_tags=set(_DROPPED_WHOLE),
         attributes={tag: set(names) for tag, names in _ATTRIBUTES.items()},
         attribute_filter=keep,
-        url_schemes={"data"},  # of images; the filter refuses them in links
+        url_schemes={"data"},  # of images and recordings; the filter refuses them in links
         link_rel=None,
     )
 
 
 def sanitised(html: str) -> str:
-    """Return foreign markup reduced to text, tables, lists and inline images.
+    """Return foreign markup reduced to text, tables, lists, inline images and recordings.
 
     No script, style, form, frame, handler, identifier or remote address is left. The lab's own
     tables pass unchanged but for their style, which the page has already.

@@ -219,13 +219,14 @@ class Workflow:
         self, candidate: Candidate, settings: Settings, kinds: Sequence[Kind]
     ) -> dict[str, tuple[Override, ...]]:
         size, ratio = candidate.batch_size, candidate.sparsity
+        written = [one for one in kinds if one != "match"]  # of what is pruned, words are judged
         asked: dict[str, dict[str, tuple[Any, str]]] = {}
         if candidate.method is not None:
             methods = _with_baseline(settings, _QUANTIZATION, candidate.method)
             asked[_QUANTIZATION] = {"methods": (methods, "quantization")}
             if size:
                 asked[_QUANTIZATION]["batch_sizes"] = ([size], "batch_size")
-        if ratio:
+        if ratio and written:
             methods = [candidate.pruning or "l1"]
             asked[_PRUNED] = {
                 "methods": (methods, "pruning_method"),
@@ -242,7 +243,7 @@ class Workflow:
             own = _own(settings, notebook)
             if notebook == _PRUNED:
                 query = own.get("query", "text")
-                given["query"] = (query if query in kinds else kinds[0], "")
+                given["query"] = (query if query in written else written[0], "")
             else:
                 default = ["text"] if notebook == _QUANTIZATION else ["text", "image_text"]
                 queries = _listed(settings, notebook, "queries", str) or default

@@ -9,13 +9,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from lab import candidates, comparisons, designs, isolation, slo, studies, sweeps, tenants
+from lab import (
+    candidates,
+    comparisons,
+    designs,
+    isolation,
+    params,
+    requests,
+    slo,
+    studies,
+    sweeps,
+    tenants,
+)
 from lab.candidates import NAMES, Candidate, Step
 from lab.comparisons import Comparisons, Standing
 from lab.designs import Design
+from lab.errors import LabError
 from lab.isolation import Probed
 from lab.ledger import Ledger
 from lab.slo import Metric, Verdict
@@ -26,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lab.corpus import Corpus
-    from lab.params import Resolved, Slo
+    from lab.params import Resolved, Settings, Slo
 
 CONSISTENCY = "05_consistency"  # the notebook that measures it across modalities
 FIGURES: Mapping[str, str] = {  # of the article's table
@@ -202,7 +216,8 @@ def run(
 ) -> Scorecard:
     """Measure the candidates of each kind of query in turns, and recommend one.
 
-    The items are drawn with a seed of their own: who was chosen on some items is judged on others.
+    The items are drawn anew, with another seed: who was chosen on some is judged on others, but for
+    those that a small corpus gives twice.
 
     Args:
         resolved: the tenant's settings.
@@ -214,8 +229,9 @@ def run(
         progress: called with (stage, done, total).
     Raises: as lab.designs.of_batch_sizes and lab.sweeps.run_design.
     """
+    enough, short = _with_rows(queries, corpus, resolved.settings, items)
     design = designs.of_batch_sizes(
-        resolved, queries=queries, batch_sizes=[1], items=items, turns=turns, seed=seed + 1
+        resolved, queries=enough, batch_sizes=[1], items=items, turns=turns, seed=seed + 1
     )
     limits = resolved.settings.slo
     chosen, known = {}, {}
@@ -226,10 +242,7 @@ def run(
             some = [one for one in results if one.trial.kind == untuned.kind]
             known[untuned.kind] = candidates.steps(some, limits=limits, seed=seed)
             chosen[untuned.kind] = candidates.choose(known[untuned.kind], untuned)
-        others = [
-            tenants.Tenant(slug, resolved.tenant.root)
-            for slug in tenants.known_tenants(resolved.tenant.root)
-        ]
+        others = _others(resolved)
         probed = isolation.probe(
             isolation.canaries(corpus, seed=seed),
             owner=resolved.tenant,
@@ -248,7 +261,40 @@ def run(
         card_of(kind, known[kind], some, study, probed, across, limits, seed)
         for (kind, some), study in zip(chosen.items(), found, strict=True)
     ]
-    return Scorecard(tuple(cards), probed, design.left_out, design.digests, limits)
+    return Scorecard(tuple(cards), probed, (*design.left_out, *short), design.digests, limits)
+
+
+def _with_rows(
+    queries: Sequence[str], corpus: Corpus, settings: Settings, items: int
+) -> tuple[list[str], list[str]]:
+    """Return the kinds that the corpus has enough rows for, and a sentence for each other.
+
+    All of them if it has enough for none: then the error says what is lacking.
+    """
+    there = {
+        kind: requests.available(corpus, kind, languages=settings.languages)
+        for kind in queries
+        if kind in get_args(Kind)
+    }
+    short = [kind for kind in queries if there.get(kind, items) < items]
+    if len(short) == len(queries):
+        return list(queries), []
+    return [kind for kind in queries if kind not in short], [
+        f"Queries of kind {kind} are not measured: there are {there[kind]} of {items} rows."
+        for kind in short
+    ]
+
+
+def _others(resolved: Resolved) -> dict[tenants.Tenant, Path]:
+    """Return the other tenants, and where their data are."""
+    root, found = resolved.tenant.root, {}
+    for slug in tenants.known_tenants(root):
+        if slug != resolved.tenant.slug:
+            other = tenants.Tenant(slug, root)
+            found[other] = root / "data" / slug
+            with suppress(LabError):  # settings of another's that are wrong are that one's matter
+                found[other] = params.load(slug, root=root).data_folder
+    return found
 
 
 def _current(results: Sequence[TrialResult], corpus: Corpus, design: Design) -> list[TrialResult]:

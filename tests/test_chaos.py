@@ -82,6 +82,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 @pytest.fixture
 def folder(monkeypatch):
+    tempfile.gettempdir()  # this process keeps the folder it has: what is made there must stay
     with tempfile.TemporaryDirectory(prefix="lab-t-", dir="/tmp") as name:
         folder = Path(name)
         (folder / "sitecustomize.py").write_text(NOTED)

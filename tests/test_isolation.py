@@ -35,7 +35,8 @@ def probe(places, tmp_path):
     def probe(*strings):
         owner, other = places
         with Ledger("sqlite:///ledger.db", root=tmp_path) as ledger:
-            return isolation.probe(strings, owner=owner, others=[owner, other], ledger=ledger)
+            others = {other: tmp_path / "data" / "education"}
+            return isolation.probe(strings, owner=owner, others=others, ledger=ledger)
 
     return probe
 

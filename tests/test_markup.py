@@ -1,6 +1,7 @@
 """lab.markup: what foreign text and markup become."""
 
 import pandas as pd
+import pytest
 from test_reports import display
 
 from lab import markup, tables
@@ -32,3 +33,24 @@ def test_what_looks_like_an_image_in_an_attribute_is_not_given_an_alternative():
         '<p title="&lt;img onmouseover=x ">a</p>'
         '<img alt="Image without a description" title="a&gt;b">'
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (
+            '<audio controls preload="none" src="data:audio/wav;base64,UklGRg=="></audio>',
+            '<audio controls="" preload="none" src="data:audio/wav;base64,UklGRg=="></audio>',
+        ),
+        ('<audio autoplay src="https://x.example/a.wav"></audio>', "<audio></audio>"),
+        ('<audio src="data:text/html;base64,PGI+"></audio>', "<audio></audio>"),
+        ('<audio src="data:image/png;base64,AAAA" onplay="x()"></audio>', "<audio></audio>"),
+        (
+            '<img alt="a" src="data:audio/wav;base64,UklGRg==">',
+            '<img alt="a">',
+        ),
+    ],
+    ids=["a recording", "remote", "a page", "an image", "a recording as an image"],
+)
+def test_recordings_are_played_from_the_page_itself(given, kept):
+    assert markup.sanitised(given) == kept

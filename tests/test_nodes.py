@@ -11,7 +11,7 @@ from lab.errors import ParameterError
 from lab.nodes import Candidate
 
 SHIPPED = "params/tune_workflow.yaml"
-ALL = ("text", "image_text", "speech", "joint")
+ALL = ("text", "image_text", "speech", "joint", "match")
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def test_a_node_is_reached_by_what_has_completed(flow):
         (["faq"], ["text"]),
         (["speech"], ["speech"]),
         (["joint"], ["image_text", "joint"]),
-        (["images"], []),
+        (["images"], ["match"]),
+        (["splits"], []),
     ],
 )
 def test_what_can_be_asked_follows_from_the_tables(flow, tables, expected):
@@ -63,7 +64,7 @@ def test_what_can_be_asked_follows_from_the_tables(flow, tables, expected):
 
 @pytest.mark.parametrize(
     ("modality", "expected"),
-    [("text", ["text"]), ("image", ["image_text"]), ("audio", ["speech"])],
+    [("text", ["text"]), ("image", ["image_text", "match"]), ("audio", ["speech"])],
 )
 def test_what_can_be_asked_needs_an_input(flow, modality, expected):
     inputs = tuple(one for one in flow.inputs if one.modality == modality)
@@ -78,6 +79,11 @@ def test_the_tuning_node_leads_to_the_notebooks_of_what_it_sets(flow, settings):
         "03_pruning": {"methods": ["l1"], "sparsities": [0.0, 0.2], "batch_size": 8},
         "04_batch_size_sweep": {},  # 8 is among the tenant's own
     }
+
+
+def test_what_writes_no_words_is_not_pruned(flow, settings):
+    found = flow.notebooks("optimize_model", settings(), kinds=["match"])
+    assert sorted(found) == ["02_quantization", "04_batch_size_sweep"]
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,8 @@ def assert_self_contained(html: str) -> None:
     metas = page.find_all("meta")
     assert metas[1]["http-equiv"] == "Content-Security-Policy"
     assert metas[1]["content"] == (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
-        "form-action 'none'"
+        "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'"
     )
     assert [meta for meta in metas if meta.get("http-equiv") == "refresh"] == []
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", html)

@@ -128,6 +128,16 @@ def test_it_can_be_drawn_and_put_into_tables():
     assert labels == {"untuned", "single"}
 
 
+def test_kinds_with_too_few_rows_are_told_and_left_out(sound_project):
+    resolved = params.load("medical", root=sound_project)
+    data = corpus.load(resolved)
+    kept, told = scorecards._with_rows(["text", "joint"], data, resolved.settings, 10)
+    assert kept == ["text"]
+    assert told == ["Queries of kind joint are not measured: there are 9 of 10 rows."]
+    assert scorecards._with_rows(["joint"], data, resolved.settings, 10) == (["joint"], [])
+    assert scorecards._with_rows(["prayer"], data, resolved.settings, 10) == (["prayer"], [])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_an_empty_ledger_to_a_card(sound_project, tmp_path):
@@ -135,14 +145,15 @@ def test_from_an_empty_ledger_to_a_card(sound_project, tmp_path):
     resolved = params.load("medical", root=sound_project, overrides=overrides)
     found = scorecards.run(
         resolved,
-        queries=["image_text"],
-        items=8,
+        queries=["image_text", "speech"],
+        items=9,
         turns=2,
         seed=0,
         corpus=corpus.load(resolved),
         progress=lambda *_: None,
     )
-    (one,) = found.cards
+    one = found.cards[0]
+    assert [card.kind for card in found.cards] == ["image_text", "speech"]
     assert [candidate.names for candidate in one.candidates] == [("untuned",), ("article",)]
     assert [standing.result.status for standing in one.study.standings] == ["ok", "ok"]
     assert one.study.standings[1].result.trial.name == "nf4, l1 0.2"

@@ -109,9 +109,17 @@ def test_what_is_present_follows_from_the_tables(flow, project, tables, present)
     assert dataclasses.replace(found, tables=tuple(tables)).present == present
 
 
-def test_images_alone_can_be_led_to_but_not_asked_about(flow, project):
+def test_images_alone_are_matched_with_their_descriptions(flow, project):
     (found,) = examine(flow, project)
-    only = dataclasses.replace(found, tables=("images",))
+    _, ran, _ = follow(flow, [dataclasses.replace(found, tables=("images",))])
+    assert [name for _, name in ran[0]] == ["02_quantization", "04_batch_size_sweep"]
+
+
+def test_what_is_there_can_be_led_to_but_not_asked_about(flow, project):
+    """The joint table holds words, and a question about an image without an input for images."""
+    (found,) = examine(flow, project)
+    flow = dataclasses.replace(flow, inputs=tuple(o for o in flow.inputs if o.modality == "text"))
+    only = dataclasses.replace(found, tables=("joint",))
     course, ran, told = follow(flow, [only])
     assert ran == []
     assert course.idle == []
