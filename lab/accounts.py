@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from lab.params import Settings
 
 Form = Literal["text", "speech", "text+image", "speech+image", "description", "joint"]
+_ORDER: tuple[Form, ...] = (  # in which they are asked: what is heard after what is read
+    "text",
+    "text+image",
+    "description",
+    "speech",
+    "speech+image",
+    "joint",
+)
 BATCH = 16
 _AT_A_TIME = 8 * BATCH  # of which images and recordings are held
 Progress = Callable[[str, int, int], None]
@@ -125,13 +133,19 @@ def tell(
         )
     if "vlm" in given:
         asked = [(one, form) for one in items for form in forms_of(one, hears=one.id in told.heard)]
-        asked.sort(key=lambda pair: pair[1])  # so that batches are of one kind
-        for form in dict.fromkeys(form for _, form in asked):
-            some = [one for one, its in asked if its == form]
-            words = [(one, _wording(one, form, told.heard)) for one in some]
-            told.answers[form] = {
-                one.id: answer.text for one, answer in read.ask(given["vlm"], words, form)
+        known: dict[tuple[str, tuple[tuple[str, object], ...]], str] = {}
+        for form in sorted({form for _, form in asked}, key=_ORDER.index):
+            queries = {
+                one.id: (one, _wording(one, form, told.heard)) for one, its in asked if its == form
             }
+            # What was heard word for word comes to a query that was asked already: decoding is
+            # greedy, and the answer would be the same.
+            keys = {name: (name, tuple(words.items())) for name, (_, words) in queries.items()}
+            new = [queries[name] for name, key in keys.items() if key not in known]
+            known |= {
+                keys[one.id]: answer.text for one, answer in read.ask(given["vlm"], new, form)
+            }
+            told.answers[form] = {name: known[key] for name, key in keys.items()}
     if "clip" in given:
         shown = [one for one in items if one.image and one.description]
         for kept, stage, what in (

@@ -147,6 +147,15 @@ def test_of_joint_words_that_are_said_too_one_is_enough(told, joint):
     assert found.answers["joint"][one.id] == f"[{one.text}+]"
 
 
+def test_what_is_heard_word_for_word_is_not_asked_twice(told, joint):
+    one, vlm = joint[0], answering()
+    found = told([one], {"asr": hearing(one.text), "vlm": vlm})
+    assert len(vlm.asked) == 2  # with the image, and with its description
+    answer = found.answers["text+image"]
+    assert found.answers["speech+image"] == found.answers["joint"] == answer
+    assert set(answer) == {one.id}
+
+
 def test_who_is_not_there_tells_nothing(told, joint):
     nothing = told([FAQ, SPOKEN, SHOWN], {})
     assert (nothing.heard, nothing.answers, nothing.seen, nothing.read) == ({}, {}, {}, {})
