@@ -177,7 +177,7 @@ def agree(sample: Sample, *, limit: Limit, seed: int) -> Agreement:
         scores=scores,
         pseudovalues=pseudovalues,
         score=score,
-        cosine=_mean(sample.matched, sample.groups, lowest=-1.0, seed=seed),
+        cosine=mean(sample.matched, sample.groups, lowest=-1.0, seed=seed),
         subject=float(subject.mean()),
         detail=math.nan if detail is None else float(detail.mean()),
         separation=separation(sample.matched, sample.other),
@@ -199,7 +199,7 @@ def change(
         got = f"{len(before.sample.items)} and {len(after.sample.items)} items"
         raise ShapeError(message("agreements that are compared must be about the same", got=got))
     gained = after.pseudovalues - before.pseudovalues
-    found = _mean(gained, after.sample.groups, lowest=-1.0, seed=seed)
+    found = mean(gained, after.sample.groups, lowest=-1.0, seed=seed)
     verdict = slo.judge(limit, value=found.value, ci=found[1:])
     if verdict == "pass" and before.sample.sees_details != after.sample.sees_details:
         verdict = "insufficient"
@@ -306,7 +306,7 @@ def _share(
     seed: int,
 ) -> Interval:
     """Return a mean of shares with the interval of its pseudovalues, as far as shares can go."""
-    wide = _mean(pseudovalues, groups, lowest=0.0, seed=seed)
+    wide = mean(pseudovalues, groups, lowest=0.0, seed=seed)
     ends = (max(0.0, wide.low), min(1.0, wide.high)) if math.isfinite(wide.low) else wide[1:]
     return Interval(float(scores.mean()), *ends)
 
@@ -317,10 +317,17 @@ def _members(groups: Sequence[str]) -> NDArray[np.float64]:
     return np.eye(len(codes))[[codes[name] for name in groups]]
 
 
-def _mean(
+def mean(
     values: NDArray[np.float64], groups: Sequence[str], *, lowest: float, seed: int
 ) -> Interval:
-    """Return a mean with its interval over groups; infinite ends with fewer than two of them."""
+    """Return a mean with its 95 % interval over groups; infinite ends with fewer than two.
+
+    Args:
+        values: (n,).
+        groups: (n,) of values that stand or fall together.
+        lowest: least that a value can be.
+        seed: of the bootstrap.
+    """
     ones = np.ones((len(values), 1))
     (ends,) = stats.ratio_intervals(values[:, None], ones, groups, lowest=lowest, seed=seed)
     return Interval(float(values.mean()), *(ends or (-math.inf, math.inf)))

@@ -688,15 +688,9 @@ def _modes(tried: Tried, pair: Pair, seed: int) -> Iterator[tuple[Any, ...]]:
         for level, some in levels.items():
             if len(some) >= _LEAST_ITEMS:
                 scores = np.array([score for _, score in some])
-                (ends_of,) = stats.ratio_intervals(
-                    scores[:, None],
-                    np.ones((len(some), 1)),
-                    [item.group for item, _ in some],
-                    lowest=0.0,
-                    seed=seed,
-                )
-                low, high = ends_of or (-np.inf, np.inf)
-                yield (pair, by, level, float(scores.mean()), low, high, len(some))
+                groups = [item.group for item, _ in some]
+                average = consistency.mean(scores, groups, lowest=0.0, seed=seed)
+                yield (pair, by, level, *average, len(some))
 
 
 # --- in words -------------------------------------------------------------------------------------
