@@ -102,6 +102,7 @@ def plan(
     alone: int,
     seed: int,
     remedies: Sequence[str] = (),
+    scenarios: Sequence[str] = (),
     device: str | None = None,
 ) -> Plan:
     """Return what can be asked of a tenant's suite.
@@ -115,6 +116,7 @@ def plan(
         alone: items that are asked alone too, at least 2.
         seed: of every choice.
         remedies: of lab.remedies.REMEDIES, which are tried on the baseline.
+        scenarios: that `Outcome.scenarios` will be asked for: refused now, not once all is asked.
         device: cpu, cuda or cuda:N; None: what there is.
     Raises: ParameterError that lists what is wrong; UsageError, MissingError and ModelError of the
         suite.
@@ -123,6 +125,8 @@ def plan(
     designs.check(methods, "methods", quantization.METHODS)
     pairs = tuple(PAIRS) if list(pairs) == [] else pairs
     designs.check(pairs, "pairs", PAIRS)
+    for text in scenarios:
+        _scenario(text)
     if list(remedies) != []:
         designs.check(remedies, "remedies", REMEDIES)
     for name, value, least in (

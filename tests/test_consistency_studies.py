@@ -508,6 +508,12 @@ def test_modes_are_of_languages_subjects_and_lengths(shown):
     assert (modes["low"] <= modes["score"] + 1e-9).all()
 
 
+def test_a_scenario_that_cannot_be_is_refused_before_anything_is_asked(resolved):
+    with pytest.raises(ParameterError, match=r"a scenario must be one of .*got 'smell'"):
+        plan(resolved, scenarios=["joint", "smell"])
+    assert plan(resolved, scenarios=["joint", "text zh"]) == plan(resolved)
+
+
 @pytest.mark.parametrize(
     "text", ["smell", "speech fr", "text zh en", "", "joint  zh", "<script>", "TEXT", 3, None]
 )
